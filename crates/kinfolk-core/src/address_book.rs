@@ -1,0 +1,420 @@
+//! The address book: where to dial each peer.
+//!
+//! It decides for the peer manager which addresses of a peer are kept, which are dropped and who
+//! makes room for whom. An address is in one of two slots: *configured* (typed by the app, kept
+//! until the app removes it, whatever a remote does) or *learned* (seen on a live link of our own:
+//! where an incoming link came from, or the selected path of an outgoing one; bounded, and dropped
+//! when it stops helping). It never takes in what peers say about themselves or others, never looks
+//! anything up, never dials, and never decides when to dial again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use iroh_base::{EndpointAddr, EndpointId, TransportAddr};
+
+/// A learned address is dropped after this many attempts in a row that did not reach the peer.
+///
+/// With the backoff between dials that takes about one to twelve minutes: long enough for a peer to
+/// reboot, short enough that whoever has its old address by now is soon left alone. A guess.
+pub const UNREACHED_BEFORE_DROP: u32 = 6;
+
+/// How much an [`AddressBook`] holds. A zero switches off what it limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddressLimits {
+    /// Configured addresses per peer. Default 16: all interfaces of a well-connected machine and
+    /// its relays, and still few enough to try at once. A guess.
+    pub configured_per_peer: usize,
+    /// Learned addresses per peer. Default 4: direct v4, direct v6 and a relay, and one to spare for
+    /// a peer that moves between two networks. A guess.
+    pub learned_per_peer: usize,
+    /// Peers with addresses of either kind. Default 4096: far more than a node holds links with, and
+    /// some 10 MiB if every one of them had all the addresses it may have. A guess.
+    pub peers: usize,
+}
+
+impl Default for AddressLimits {
+    fn default() -> Self {
+        Self { configured_per_peer: 16, learned_per_peer: 4, peers: 4096 }
+    }
+}
+
+/// Why [`AddressBook::configure`] kept nothing. The app is to blame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddressError {
+    /// The `EndpointAddr` names a peer, but no way to reach it.
+    #[error("expected at least one transport address, got a bare endpoint id")]
+    NoAddress,
+    /// The peer would have more configured addresses than allowed.
+    #[error("expected at most {limit} configured addresses for one peer, got {got}")]
+    TooMany {
+        /// [`AddressLimits::configured_per_peer`].
+        limit: usize,
+        /// How many the peer would have, with those configured before.
+        got: usize,
+    },
+    /// As many other peers have configured addresses as the book holds.
+    #[error("expected addresses of at most {limit} peers, and all of them are configured")]
+    Full {
+        /// [`AddressLimits::peers`].
+        limit: usize,
+    },
+}
+
+/// How an attempt to reach a peer failed, as far as its addresses are concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptFailure {
+    /// Nobody proved to be the peer: silence, an error on the way, a refusal before the handshake
+    /// was done, or another key. Counts against the learned addresses.
+    Unreached,
+    /// The peer proved its key and turned us down. Its addresses are right.
+    Rejected,
+    /// This side gave up or has no network. Says nothing about the peer, so it only leaves its time.
+    Local,
+}
+
+/// How attempts to reach a peer went. Times are those of the calls that recorded them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AttemptRecord {
+    /// Attempts since the last success that failed for a reason other than
+    /// [`AttemptFailure::Local`].
+    pub consecutive_failures: u32,
+    /// When an attempt last succeeded.
+    pub last_success: Option<Instant>,
+    /// When an attempt last failed, for whatever reason.
+    pub last_failure: Option<Instant>,
+}
+
+/// What became of a learned address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Learned {
+    /// It is in the book.
+    Kept,
+    /// It is in the book, and this other peer, who had learned addresses only, no longer is.
+    Displaced(EndpointId),
+    /// It is not: every peer in the book is configured, or the limits leave no place for learning.
+    NoRoom,
+}
+
+/// Who an address comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slot {
+    /// The app.
+    Configured,
+    /// A live link of our own.
+    Learned,
+}
+
+/// One address of a peer, for those who ask why it is dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownAddress<'a> {
+    /// The address.
+    pub addr: &'a TransportAddr,
+    /// Who it comes from.
+    pub slot: Slot,
+    /// When a link was last known to use it.
+    pub last_success: Option<Instant>,
+}
+
+/// The addresses of all peers; see the [module](self).
+///
+/// Every call costs O(log n) in the number of peers. A `now` that is earlier than one before counts
+/// as no time passing.
+#[derive(Debug, Clone, Default)]
+pub struct AddressBook {
+    limits: AddressLimits,
+    /// Only peers with at least one address.
+    peers: BTreeMap<EndpointId, Entry>,
+    /// The peers with learned addresses only, by their newest success: the first makes room.
+    evictable: BTreeSet<(Instant, EndpointId)>,
+    evictions: u64,
+    latest: Option<Instant>,
+}
+
+impl AddressBook {
+    /// An empty book.
+    #[must_use]
+    pub fn new(limits: AddressLimits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
+    /// Adds addresses that the app vouches for. Returns whether any of them was not configured before.
+    ///
+    /// An address that was learned becomes the app's. If the table of peers is full, the peer that
+    /// only has learned addresses and was reached the longest time ago makes room.
+    ///
+    /// # Errors
+    ///
+    /// [`AddressError`], in which case the book is as it was.
+    pub fn configure(&mut self, addr: EndpointAddr) -> Result<bool, AddressError> {
+        let EndpointAddr { id, addrs } = addr;
+        if addrs.is_empty() {
+            return Err(AddressError::NoAddress);
+        }
+        let known = self.peers.get(&id).map(|entry| &entry.configured);
+        let known_count = known.map_or(0, BTreeMap::len);
+        let is_new = |addr: &&TransportAddr| known.is_none_or(|known| !known.contains_key(*addr));
+        let new_count = addrs.iter().filter(is_new).count();
+        let limit = self.limits.configured_per_peer;
+        let got = known_count.saturating_add(new_count);
+        if got > limit {
+            return Err(AddressError::TooMany { limit, got });
+        }
+        if self.make_room(&id).is_err() {
+            let limit = self.limits.peers;
+            return Err(AddressError::Full { limit });
+        }
+        self.change(id, |entry| {
+            for addr in addrs {
+                entry.configure(addr);
+            }
+        });
+        Ok(new_count > 0)
+    }
+
+    /// Removes a configured address of a peer, or all of them. Returns how many.
+    ///
+    /// Learned addresses stay, but their peer can be evicted from now on if nothing is left that the
+    /// app vouches for.
+    pub fn unconfigure(&mut self, peer: &EndpointId, addr: Option<&TransportAddr>) -> usize {
+        if !self.knows(peer) {
+            return 0;
+        }
+        self.change(*peer, |entry| match addr {
+            Some(addr) => usize::from(entry.configured.remove(addr).is_some()),
+            None => std::mem::take(&mut entry.configured).len(),
+        })
+    }
+
+    /// Notes that a live link with `peer` uses `addr`.
+    ///
+    /// An incoming link teaches where the peer was, not that it can be dialled there, so this does
+    /// not touch the record of attempts.
+    pub fn learned(&mut self, now: Instant, peer: EndpointId, addr: TransportAddr) -> Learned {
+        let now = self.tick(now);
+        let capacity = self.limits.learned_per_peer;
+        let is_configured = |entry: &Entry| entry.configured.contains_key(&addr);
+        if capacity == 0 && !self.peers.get(&peer).is_some_and(is_configured) {
+            return Learned::NoRoom;
+        }
+        let Ok(displaced) = self.make_room(&peer) else {
+            return Learned::NoRoom;
+        };
+        self.change(peer, |entry| entry.learn(now, addr, capacity));
+        displaced.map_or(Learned::Kept, Learned::Displaced)
+    }
+
+    /// Records how an attempt to reach `peer` ended: on which address, if it is known, or why not.
+    /// Returns how many learned addresses were dropped because of it.
+    ///
+    /// An attempt tries all addresses at once, so a failure is one of each of them. Attempts at peers
+    /// that are not in the book leave no trace, and a peer whose last address is dropped leaves it.
+    pub fn attempted(
+        &mut self,
+        now: Instant,
+        peer: &EndpointId,
+        outcome: Result<Option<&TransportAddr>, AttemptFailure>,
+    ) -> usize {
+        let now = self.tick(now);
+        if !self.knows(peer) {
+            return 0;
+        }
+        self.change(*peer, |entry| match outcome {
+            Ok(addr) => {
+                entry.succeed(now, addr);
+                0
+            }
+            Err(failure) => entry.fail(now, failure),
+        })
+    }
+
+    /// Everything to dial `peer` on, configured and learned.
+    #[must_use]
+    pub fn addresses(&self, peer: &EndpointId) -> Option<EndpointAddr> {
+        let entry = self.peers.get(peer)?;
+        let learned = entry.learned.iter().map(|known| &known.addr);
+        let addrs = entry.configured.keys().chain(learned).cloned();
+        Some(EndpointAddr::from_parts(*peer, addrs))
+    }
+
+    /// Whether there is an address to dial `peer` on.
+    #[must_use]
+    pub fn knows(&self, peer: &EndpointId) -> bool {
+        self.peers.contains_key(peer)
+    }
+
+    /// The addresses of `peer` one by one: the configured, then the learned with the newest success
+    /// first.
+    pub fn known(&self, peer: &EndpointId) -> impl Iterator<Item = KnownAddress<'_>> {
+        self.peers.get(peer).into_iter().flat_map(Entry::known)
+    }
+
+    /// How attempts to reach `peer` went; `None` if it is not in the book.
+    #[must_use]
+    pub fn attempts(&self, peer: &EndpointId) -> Option<AttemptRecord> {
+        self.peers.get(peer).map(|entry| entry.attempts)
+    }
+
+    /// What the app configured: all that a new book must be given to take the place of this one.
+    pub fn configured(&self) -> impl Iterator<Item = EndpointAddr> {
+        self.peers
+            .iter()
+            .filter(|(_, entry)| !entry.configured.is_empty())
+            .map(|(peer, entry)| EndpointAddr::from_parts(*peer, entry.configured.keys().cloned()))
+    }
+
+    /// How many peers have addresses.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Whether no peer has an address.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+
+    /// How many peers with learned addresses only had to make room for others, so far.
+    #[must_use]
+    pub fn evictions(&self) -> u64 {
+        self.evictions
+    }
+
+    /// Sees to it that `peer` may be in the book. Says which peer had to go for it, if one had to.
+    fn make_room(&mut self, peer: &EndpointId) -> Result<Option<EndpointId>, NoRoom> {
+        if self.knows(peer) || self.len() < self.limits.peers {
+            return Ok(None);
+        }
+        let (_, evicted) = self.evictable.pop_first().ok_or(NoRoom)?;
+        self.peers.remove(&evicted);
+        self.evictions = self.evictions.saturating_add(1);
+        Ok(Some(evicted))
+    }
+
+    /// Changes the entry of a peer, and keeps the rule that entries have addresses and the index
+    /// of evictable peers true.
+    fn change<R>(&mut self, peer: EndpointId, change: impl FnOnce(&mut Entry) -> R) -> R {
+        let entry = self.peers.entry(peer).or_default();
+        let before = entry.evictable_since();
+        let result = change(entry);
+        let after = entry.evictable_since();
+        if entry.configured.is_empty() && entry.learned.is_empty() {
+            self.peers.remove(&peer);
+        }
+        if before != after {
+            if let Some(since) = before {
+                self.evictable.remove(&(since, peer));
+            }
+            if let Some(since) = after {
+                self.evictable.insert((since, peer));
+            }
+        }
+        result
+    }
+
+    fn tick(&mut self, now: Instant) -> Instant {
+        let now = self.latest.map_or(now, |latest| latest.max(now));
+        self.latest = Some(now);
+        now
+    }
+}
+
+/// Every peer in a full book is configured.
+struct NoRoom;
+
+/// What is known of one peer. No address is in both slots.
+#[derive(Debug, Clone, Default)]
+struct Entry {
+    /// With the time of the last known success.
+    configured: BTreeMap<TransportAddr, Option<Instant>>,
+    /// Newest success first.
+    learned: Vec<LearnedAddress>,
+    attempts: AttemptRecord,
+}
+
+#[derive(Debug, Clone)]
+struct LearnedAddress {
+    addr: TransportAddr,
+    last_success: Instant,
+    /// Attempts in a row that did not reach the peer; an address learned late has its own count.
+    unreached: u32,
+}
+
+impl Entry {
+    fn configure(&mut self, addr: TransportAddr) {
+        let learned = self.take_learned(&addr);
+        self.configured.entry(addr).or_insert(learned);
+    }
+
+    fn learn(&mut self, now: Instant, addr: TransportAddr, capacity: usize) {
+        if let Some(last_success) = self.configured.get_mut(&addr) {
+            *last_success = Some(now);
+            return;
+        }
+        self.take_learned(&addr);
+        self.learned.truncate(capacity.saturating_sub(1));
+        self.learned.insert(0, LearnedAddress { addr, last_success: now, unreached: 0 });
+    }
+
+    fn succeed(&mut self, now: Instant, addr: Option<&TransportAddr>) {
+        self.attempts.consecutive_failures = 0;
+        self.attempts.last_success = Some(now);
+        self.learned.iter_mut().for_each(|known| known.unreached = 0);
+        let Some(addr) = addr else { return };
+        if let Some(last_success) = self.configured.get_mut(addr) {
+            *last_success = Some(now);
+        } else if self.take_learned(addr).is_some() {
+            self.learn(now, addr.clone(), usize::MAX);
+        }
+    }
+
+    fn fail(&mut self, now: Instant, failure: AttemptFailure) -> usize {
+        self.attempts.last_failure = Some(now);
+        if failure == AttemptFailure::Local {
+            return 0;
+        }
+        let failures = &mut self.attempts.consecutive_failures;
+        *failures = failures.saturating_add(1);
+        let before = self.learned.len();
+        for known in &mut self.learned {
+            known.unreached = match failure {
+                AttemptFailure::Unreached => known.unreached.saturating_add(1),
+                // One of the addresses led to the peer, and it is not known which.
+                AttemptFailure::Rejected | AttemptFailure::Local => 0,
+            };
+        }
+        self.learned.retain(|known| known.unreached < UNREACHED_BEFORE_DROP);
+        before.saturating_sub(self.learned.len())
+    }
+
+    fn take_learned(&mut self, addr: &TransportAddr) -> Option<Instant> {
+        let position = self.learned.iter().position(|known| known.addr == *addr)?;
+        Some(self.learned.remove(position).last_success)
+    }
+
+    fn evictable_since(&self) -> Option<Instant> {
+        if self.configured.is_empty() {
+            self.learned.first().map(|known| known.last_success)
+        } else {
+            None
+        }
+    }
+
+    fn known(&self) -> impl Iterator<Item = KnownAddress<'_>> {
+        let configured = self.configured.iter().map(|(addr, success)| KnownAddress {
+            addr,
+            slot: Slot::Configured,
+            last_success: *success,
+        });
+        let learned = self.learned.iter().map(|known| KnownAddress {
+            addr: &known.addr,
+            slot: Slot::Learned,
+            last_success: Some(known.last_success),
+        });
+        configured.chain(learned)
+    }
+}
+
+#[cfg(test)]
+mod tests;

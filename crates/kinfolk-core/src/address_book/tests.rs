@@ -1,0 +1,345 @@
+//! Tests of the address book.
+
+use super::*;
+use iroh_base::SecretKey;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+fn peer(n: u8) -> EndpointId {
+    SecretKey::from_bytes(&[n; 32]).public()
+}
+
+fn addr(port: u16) -> TransportAddr {
+    TransportAddr::Ip(SocketAddr::from((Ipv4Addr::new(203, 0, 113, 7), port)))
+}
+
+fn relay() -> TransportAddr {
+    TransportAddr::Relay("https://relay.example./".parse().unwrap())
+}
+
+fn at(n: u8, ports: impl IntoIterator<Item = u16>) -> EndpointAddr {
+    EndpointAddr::from_parts(peer(n), ports.into_iter().map(addr))
+}
+
+fn holding(peers: usize) -> AddressBook {
+    AddressBook::new(AddressLimits { peers, ..AddressLimits::default() })
+}
+
+fn fail(book: &mut AddressBook, now: Instant, n: u8, times: u32) -> usize {
+    (0..times).map(|_| book.attempted(now, &peer(n), Err(AttemptFailure::Unreached))).sum()
+}
+
+fn check_invariants(book: &AddressBook) {
+    assert!(book.len() <= book.limits.peers);
+    let evictable: BTreeSet<_> = book
+        .peers
+        .iter()
+        .filter_map(|(peer, entry)| Some((entry.evictable_since()?, *peer)))
+        .collect();
+    assert_eq!(book.evictable, evictable);
+    for entry in book.peers.values() {
+        assert!(entry.learned.len() <= book.limits.learned_per_peer);
+        assert!(entry.configured.len() <= book.limits.configured_per_peer);
+        assert!(entry.learned.is_sorted_by_key(|a| std::cmp::Reverse(a.last_success)));
+        let addrs: BTreeSet<_> = entry.known().map(|known| known.addr).collect();
+        assert_eq!(addrs.len(), entry.known().count());
+        assert!(!addrs.is_empty());
+    }
+}
+
+#[test]
+fn a_peer_is_dialled_on_its_configured_and_learned_addresses_together() {
+    let mut book = AddressBook::default();
+    assert_eq!(book.addresses(&peer(1)), None);
+    assert!(!book.knows(&peer(1)));
+    assert_eq!(book.configure(at(1, [1, 2])), Ok(true));
+    book.learned(Instant::now(), peer(1), relay());
+    let all = at(1, [1, 2]).with_addrs([relay()]);
+    assert_eq!(book.addresses(&peer(1)), Some(all));
+    assert!(book.knows(&peer(1)));
+}
+
+#[test]
+fn configuring_what_is_configured_is_nothing_new() {
+    let mut book = AddressBook::default();
+    assert_eq!(book.configure(at(1, [1, 2])), Ok(true));
+    assert_eq!(book.configure(at(1, [2])), Ok(false));
+    assert_eq!(book.configure(at(1, [2, 3])), Ok(true));
+    assert_eq!(book.configured().next(), Some(at(1, [1, 2, 3])));
+}
+
+#[test]
+fn a_bare_id_is_refused() {
+    let mut book = AddressBook::default();
+    let bare = EndpointAddr::new(peer(1));
+    assert_eq!(book.configure(bare), Err(AddressError::NoAddress));
+    assert!(book.is_empty());
+}
+
+#[test]
+fn too_many_configured_addresses_are_refused_and_change_nothing() {
+    let mut book = AddressBook::default();
+    book.configure(at(1, 1..=15)).unwrap();
+    let (limit, got) = (16, 17);
+    let refused = Err(AddressError::TooMany { limit, got });
+    assert_eq!(book.configure(at(1, 15..=17)), refused);
+    assert_eq!(book.addresses(&peer(1)), Some(at(1, 1..=15)));
+    assert_eq!(book.configure(at(1, 1..=16)), Ok(true));
+    check_invariants(&book);
+}
+
+#[test]
+fn removing_configured_addresses_leaves_the_learned_ones() {
+    let mut book = AddressBook::default();
+    book.configure(at(1, [1, 2, 3])).unwrap();
+    book.learned(Instant::now(), peer(1), addr(9));
+    assert_eq!(book.unconfigure(&peer(1), Some(&addr(2))), 1);
+    assert_eq!(book.unconfigure(&peer(1), Some(&addr(2))), 0);
+    assert_eq!(book.unconfigure(&peer(1), Some(&addr(9))), 0);
+    assert_eq!(book.unconfigure(&peer(1), None), 2);
+    assert_eq!(book.addresses(&peer(1)), Some(at(1, [9])));
+    assert_eq!(book.unconfigure(&peer(2), None), 0);
+    check_invariants(&book);
+}
+
+#[test]
+fn a_peer_without_addresses_is_not_in_the_book() {
+    let mut book = AddressBook::default();
+    book.configure(at(1, [1])).unwrap();
+    assert_eq!(book.unconfigure(&peer(1), None), 1);
+    assert!(book.is_empty());
+    assert_eq!(book.attempts(&peer(1)), None);
+    fail(&mut book, Instant::now(), 1, 1);
+    assert!(book.is_empty());
+}
+
+#[test]
+fn learned_addresses_are_bounded_and_the_oldest_success_goes_first() {
+    let start = Instant::now();
+    let mut book = AddressBook::default();
+    for port in 1..=4 {
+        book.learned(start + seconds(port.into()), peer(1), addr(port));
+    }
+    book.learned(start + seconds(5), peer(1), addr(1));
+    book.learned(start + seconds(6), peer(1), addr(5));
+    let order: Vec<_> = book.known(&peer(1)).map(|known| known.addr).collect();
+    assert_eq!(order, [&addr(5), &addr(1), &addr(4), &addr(3)]);
+    check_invariants(&book);
+}
+
+#[test]
+fn no_number_of_learned_addresses_evicts_a_configured_one() {
+    let now = Instant::now();
+    let mut book = AddressBook::default();
+    book.configure(at(1, [1, 2])).unwrap();
+    for port in 100..1_100 {
+        book.learned(now, peer(1), addr(port));
+    }
+    assert_eq!(book.configured().next(), Some(at(1, [1, 2])));
+    assert_eq!(book.known(&peer(1)).count(), 6);
+}
+
+#[test]
+fn an_address_is_in_one_slot_and_the_app_wins() {
+    let start = Instant::now();
+    let mut book = AddressBook::default();
+    book.learned(start, peer(1), addr(1));
+    assert_eq!(book.configure(at(1, [1])), Ok(true));
+    let address = addr(1);
+    let expected = |last_success| KnownAddress {
+        addr: &address,
+        slot: Slot::Configured,
+        last_success: Some(last_success),
+    };
+    assert!(book.known(&peer(1)).eq([expected(start)]));
+    let later = start + seconds(1);
+    book.learned(later, peer(1), addr(1));
+    assert!(book.known(&peer(1)).eq([expected(later)]));
+    assert_eq!(book.unconfigure(&peer(1), None), 1);
+    assert!(!book.knows(&peer(1)));
+}
+
+#[test]
+fn a_full_book_forgets_the_learned_peer_reached_the_longest_time_ago() {
+    let start = Instant::now();
+    let mut book = holding(4);
+    book.configure(at(1, [1])).unwrap();
+    for n in 2..=4 {
+        book.learned(start + seconds(n.into()), peer(n), addr(1));
+    }
+    book.attempted(start + seconds(10), &peer(2), Ok(Some(&addr(1))));
+    let outcome = book.learned(start + seconds(11), peer(5), addr(1));
+    assert_eq!(outcome, Learned::Displaced(peer(3)));
+    assert_eq!(book.configure(at(6, [1])), Ok(true));
+    let left: Vec<_> = (1..=6).filter(|n| book.knows(&peer(*n))).collect();
+    assert_eq!(left, [1, 2, 5, 6]);
+    assert_eq!(book.evictions(), 2);
+    check_invariants(&book);
+}
+
+#[test]
+fn a_book_full_of_configured_peers_takes_no_other() {
+    let now = Instant::now();
+    let mut book = holding(2);
+    book.configure(at(1, [1])).unwrap();
+    book.configure(at(2, [1])).unwrap();
+    assert_eq!(book.learned(now, peer(3), addr(1)), Learned::NoRoom);
+    let full = Err(AddressError::Full { limit: 2 });
+    assert_eq!(book.configure(at(3, [1])), full);
+    assert_eq!(book.learned(now, peer(2), addr(2)), Learned::Kept);
+    assert_eq!(book.configure(at(2, [3])), Ok(true));
+    assert_eq!(book.len(), 2);
+}
+
+#[test]
+fn a_flood_of_strangers_displaces_only_learned_peers() {
+    let start = Instant::now();
+    let mut book = holding(10);
+    for n in 1..=5 {
+        book.configure(at(n, [1])).unwrap();
+    }
+    for n in 10..=255_u8 {
+        book.learned(start + seconds(n.into()), peer(n), addr(1));
+        check_invariants(&book);
+    }
+    assert_eq!(book.len(), 10);
+    assert_eq!(book.configured().count(), 5);
+    assert!((251..=255).all(|n| book.knows(&peer(n))));
+}
+
+#[test]
+fn a_learned_address_that_never_helps_is_dropped_and_a_configured_one_never() {
+    let now = Instant::now();
+    let mut book = AddressBook::default();
+    book.configure(at(1, [1])).unwrap();
+    book.learned(now, peer(1), addr(2));
+    assert_eq!(fail(&mut book, now, 1, UNREACHED_BEFORE_DROP - 1), 0);
+    assert_eq!(book.addresses(&peer(1)), Some(at(1, [1, 2])));
+    assert_eq!(fail(&mut book, now, 1, 1), 1);
+    assert_eq!(fail(&mut book, now, 1, 100), 0);
+    assert_eq!(book.addresses(&peer(1)), Some(at(1, [1])));
+    let failures = book.attempts(&peer(1)).unwrap().consecutive_failures;
+    assert_eq!(failures, UNREACHED_BEFORE_DROP + 100);
+}
+
+#[test]
+fn a_peer_whose_last_learned_address_is_dropped_leaves_the_book() {
+    let now = Instant::now();
+    let mut book = AddressBook::default();
+    book.learned(now, peer(1), addr(1));
+    assert_eq!(fail(&mut book, now, 1, UNREACHED_BEFORE_DROP), 1);
+    assert!(book.is_empty());
+    check_invariants(&book);
+}
+
+#[test]
+fn an_address_learned_again_starts_over() {
+    let now = Instant::now();
+    let mut book = AddressBook::default();
+    book.learned(now, peer(1), addr(1));
+    book.learned(now, peer(1), addr(2));
+    fail(&mut book, now, 1, UNREACHED_BEFORE_DROP - 1);
+    book.learned(now, peer(1), addr(1));
+    assert_eq!(fail(&mut book, now, 1, 1), 1);
+    assert_eq!(book.addresses(&peer(1)), Some(at(1, [1])));
+}
+
+#[test]
+fn only_failures_in_a_row_that_reached_nobody_count_against_an_address() {
+    let now = Instant::now();
+    for between in [Ok(None), Ok(Some(&addr(1))), Err(AttemptFailure::Rejected)] {
+        let mut book = AddressBook::default();
+        book.learned(now, peer(1), addr(1));
+        fail(&mut book, now, 1, UNREACHED_BEFORE_DROP - 1);
+        book.attempted(now, &peer(1), between);
+        assert_eq!(fail(&mut book, now, 1, UNREACHED_BEFORE_DROP - 1), 0);
+        assert_eq!(fail(&mut book, now, 1, 1), 1);
+    }
+    let mut book = AddressBook::default();
+    book.learned(now, peer(1), addr(1));
+    for _ in 0..100 {
+        let local = Err(AttemptFailure::Local);
+        assert_eq!(book.attempted(now, &peer(1), local), 0);
+    }
+    assert!(book.knows(&peer(1)));
+}
+
+#[test]
+fn attempts_are_recorded_per_peer_and_successes_per_address() {
+    let start = Instant::now();
+    let mut book = AddressBook::default();
+    book.configure(at(1, [1, 2])).unwrap();
+    assert_eq!(book.attempts(&peer(1)), Some(AttemptRecord::default()));
+    let at_second = |n| Some(start + seconds(n));
+    book.attempted(start, &peer(1), Err(AttemptFailure::Unreached));
+    book.attempted(start + seconds(1), &peer(1), Err(AttemptFailure::Rejected));
+    book.attempted(start + seconds(2), &peer(1), Err(AttemptFailure::Local));
+    let record =
+        AttemptRecord { consecutive_failures: 2, last_success: None, last_failure: at_second(2) };
+    assert_eq!(book.attempts(&peer(1)), Some(record));
+    book.attempted(start + seconds(3), &peer(1), Ok(Some(&addr(2))));
+    let record = AttemptRecord {
+        consecutive_failures: 0,
+        last_success: at_second(3),
+        last_failure: at_second(2),
+    };
+    assert_eq!(book.attempts(&peer(1)), Some(record));
+    let successes: Vec<_> = book.known(&peer(1)).map(|a| a.last_success).collect();
+    assert_eq!(successes, [None, at_second(3)]);
+}
+
+#[test]
+fn a_success_on_an_address_not_in_the_book_does_not_add_it() {
+    let now = Instant::now();
+    let mut book = AddressBook::default();
+    book.configure(at(1, [1])).unwrap();
+    book.attempted(now, &peer(1), Ok(Some(&addr(7))));
+    assert_eq!(book.addresses(&peer(1)), Some(at(1, [1])));
+}
+
+#[test]
+fn what_the_app_configured_can_be_carried_into_a_new_book() {
+    let now = Instant::now();
+    let mut book = AddressBook::default();
+    book.configure(at(1, [1, 2])).unwrap();
+    book.configure(at(2, [3])).unwrap();
+    book.learned(now, peer(1), addr(8));
+    book.learned(now, peer(3), addr(9));
+    let mut next = AddressBook::default();
+    for addr in book.configured() {
+        assert_eq!(next.configure(addr), Ok(true));
+    }
+    assert!(next.configured().eq(book.configured()));
+    assert_eq!(next.len(), 2);
+    assert_eq!(next.addresses(&peer(1)), Some(at(1, [1, 2])));
+}
+
+#[test]
+fn a_clock_that_runs_backwards_does_not_make_a_new_success_an_old_one() {
+    let start = Instant::now() + seconds(1_000);
+    let mut book = holding(3);
+    for n in 1..=3 {
+        book.learned(start + seconds(n.into()), peer(n), addr(1));
+    }
+    book.learned(start - seconds(900), peer(1), addr(2));
+    check_invariants(&book);
+    let outcome = book.learned(start - seconds(900), peer(4), addr(1));
+    assert_eq!(outcome, Learned::Displaced(peer(2)));
+}
+
+#[test]
+fn a_book_told_to_learn_nothing_learns_nothing() {
+    let now = Instant::now();
+    let mut book =
+        AddressBook::new(AddressLimits { learned_per_peer: 0, ..AddressLimits::default() });
+    assert_eq!(book.learned(now, peer(1), addr(1)), Learned::NoRoom);
+    book.configure(at(1, [1])).unwrap();
+    assert_eq!(book.learned(now, peer(1), addr(1)), Learned::Kept);
+    assert_eq!(book.learned(now, peer(1), addr(2)), Learned::NoRoom);
+    assert_eq!(book.known(&peer(1)).count(), 1);
+    check_invariants(&book);
+}

@@ -1,0 +1,274 @@
+//! Every bound of a node, in one place: counts, bytes and times, each with its unit and its reason.
+//!
+//! It serves the machines of this crate and the actors of `kinfolk`. All defaults are finite. A value marked *a guess*
+//! has no measurement behind it yet. Nothing here acts; [`Limits::validate`] refuses values that would stop a node.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::address_book::AddressLimits;
+use crate::gate::{GateLimitError, GateLimits};
+use crate::wire::call::CALL_MAX_DEFAULT;
+
+/// The bounds of one node. Start from [`Limits::default`] and change fields.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Sessions in total, those that are closing included. 512 × the connection window bounds the memory that all
+    /// peers together can pin at 4 GiB, reached only if every peer fills its window.
+    pub sessions: usize,
+    /// Sessions that others opened. Two thirds of the total, so that strangers can never occupy every slot and cut the
+    /// node off from peers of its own choice (the eclipse papers on Bitcoin and Ethereum).
+    pub sessions_inbound: usize,
+    /// Sessions that this node opened, running dials included.
+    pub sessions_outbound: usize,
+    /// Dials under way at once. 16: a handshake costs about 1 ms of CPU, and a hub that returns must not be stormed.
+    pub dials: usize,
+    /// Peers remembered in total, with or without a session. A remembered peer costs about 1 KiB.
+    pub peers: usize,
+    /// How long an unneeded peer is remembered: longer than [`Limits::idle_timeout`], so that a redial can still say
+    /// which of its links are dead.
+    pub peer_memory: Duration,
+
+    /// Intents that wait for one peer (a guess: what an interactive app queues in one retry period).
+    pub intents_per_peer: usize,
+    /// Intents that wait in total; about 200 bytes each.
+    pub intents: usize,
+    /// How long an intent may take when its caller does not say: it covers one lost dial and its backoff.
+    pub intent_deadline: Duration,
+
+    /// From the start of a dial until QUIC is established. iroh alone would wait 30 s for a dead address.
+    pub dial_deadline: Duration,
+    /// From an established connection until its `Hello` is answered or, for incoming ones, read and admitted.
+    pub hello_deadline: Duration,
+    /// How long a link that nothing needs stays open after its last use. Longer than a person's pause, shorter than
+    /// the time a NAT keeps a mapping that nobody refreshes (a guess).
+    pub linger: Duration,
+    /// How long open streams may go on after `Goodbye`.
+    pub drain_deadline: Duration,
+    /// How long a graceful shutdown may take before what is left is cut.
+    pub shutdown_deadline: Duration,
+    /// A link that lived this long proves the peer reachable: failed attempts are forgotten.
+    pub stable_after: Duration,
+    /// A link older than this is drained, and dialled anew if it is still wanted. Off by default: draining cuts streams
+    /// that outlast [`Limits::drain_deadline`], and TLS keys of QUIC are renewed without it.
+    pub session_age: Option<Duration>,
+    /// How long a peer whose sessions keep panicking is left alone.
+    pub quarantine: Duration,
+
+    /// A silent connection counts as dead after this time; iroh's 30 s is too slow to fail over.
+    pub idle_timeout: Duration,
+    /// Keep-alive interval: three may be lost before the idle timeout.
+    pub keep_alive: Duration,
+    /// Bidirectional streams that a peer may have open at once. iroh's 100 caps concurrent calls.
+    pub streams_per_peer: u32,
+    /// Bytes that a peer may send on one stream before they are read: iroh's value, the bandwidth-delay product of
+    /// 100 Mbit/s at 100 ms.
+    pub stream_window: u32,
+    /// Bytes that a peer may send on all its streams before they are read; as many again may be in requests that are being served. The
+    /// two together are the memory that one peer can pin. iroh's default is unlimited.
+    pub connection_window: u32,
+    /// Bytes of our own that may wait for acknowledgement on one connection; as large as the peer's default window.
+    pub send_window: u64,
+
+    /// From a new incoming stream until its header is complete.
+    pub header_deadline: Duration,
+    /// From a call's header until its request is complete, and again from its response until the peer has taken it; also for an ack.
+    /// 1 MiB then needs 280 kbit/s.
+    pub call_deadline: Duration,
+    /// Streams whose header is still awaited, per peer.
+    pub negotiating_per_peer: usize,
+    /// Incoming streams being served, all peers together.
+    pub streams_inbound: usize,
+    /// Streams that one served protocol may have open at once, unless its registration says otherwise.
+    pub protocol_concurrency: usize,
+    /// Protocols served at once; the app's own number, so only a guard against a leak.
+    pub protocols: usize,
+    /// Largest request or response of a call, in bytes.
+    pub call_bytes: u32,
+    /// Requests that drive the node by messages and carry an open or a call, under way at once.
+    pub messages: usize,
+    /// Events kept for a slow subscriber before it is told how many it missed.
+    pub events: usize,
+
+    /// Bounds on incoming connections before their handshake.
+    pub gate: GateLimits,
+    /// Bounds on remembered addresses.
+    pub addresses: AddressLimits,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sessions: 512,
+            sessions_inbound: 341,
+            sessions_outbound: 512,
+            dials: 16,
+            peers: 4096,
+            peer_memory: Duration::from_secs(60),
+            intents_per_peer: 256,
+            intents: 8192,
+            intent_deadline: Duration::from_secs(30),
+            dial_deadline: Duration::from_secs(10),
+            hello_deadline: Duration::from_secs(10),
+            linger: Duration::from_secs(30),
+            drain_deadline: Duration::from_secs(10),
+            shutdown_deadline: Duration::from_secs(15),
+            stable_after: Duration::from_secs(15),
+            session_age: None,
+            quarantine: Duration::from_secs(600),
+            idle_timeout: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(3),
+            streams_per_peer: 1024,
+            stream_window: 1_250_000,
+            connection_window: 8 * 1024 * 1024,
+            send_window: 8 * 1024 * 1024,
+            header_deadline: Duration::from_secs(10),
+            call_deadline: Duration::from_secs(30),
+            negotiating_per_peer: 128,
+            streams_inbound: 16 * 1024,
+            protocol_concurrency: 4096,
+            protocols: 1024,
+            call_bytes: CALL_MAX_DEFAULT,
+            messages: 1024,
+            events: 1024,
+            gate: GateLimits::default(),
+            addresses: AddressLimits::default(),
+        }
+    }
+}
+
+/// Why a set of limits cannot be used. The app is to blame.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum LimitsError {
+    /// A limit that must be positive is zero.
+    #[error("limit `{0}` must be larger than zero")]
+    Zero(&'static str),
+    /// Two limits contradict each other.
+    #[error("limit `{smaller}` must not exceed `{larger}`")]
+    Order {
+        /// The one that must be smaller.
+        smaller: &'static str,
+        /// The one that must be larger.
+        larger: &'static str,
+    },
+    /// A time or count is beyond what the node can represent.
+    #[error("limit `{0}` is too large")]
+    TooLarge(&'static str),
+    /// A limit of the gate is not usable.
+    #[error(transparent)]
+    Gate(#[from] GateLimitError),
+}
+
+/// The longest time any limit may name: deadlines are added to the clock, and QUIC carries them in milliseconds.
+pub const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+
+impl Limits {
+    /// Checks that a node can live within these limits.
+    pub fn validate(&self) -> Result<(), LimitsError> {
+        let counts: [(&'static str, usize); 11] = [
+            ("sessions", self.sessions),
+            ("sessions_inbound", self.sessions_inbound),
+            ("sessions_outbound", self.sessions_outbound),
+            ("dials", self.dials),
+            ("peers", self.peers),
+            ("intents_per_peer", self.intents_per_peer),
+            ("intents", self.intents),
+            ("negotiating_per_peer", self.negotiating_per_peer),
+            ("streams_inbound", self.streams_inbound),
+            ("protocol_concurrency", self.protocol_concurrency),
+            ("protocols", self.protocols),
+        ];
+        let sizes: [(&'static str, u64); 7] = [
+            ("streams_per_peer", self.streams_per_peer.into()),
+            ("stream_window", self.stream_window.into()),
+            ("connection_window", self.connection_window.into()),
+            ("send_window", self.send_window),
+            ("call_bytes", self.call_bytes.into()),
+            ("messages", u64::try_from(self.messages).unwrap_or(u64::MAX)),
+            ("events", u64::try_from(self.events).unwrap_or(u64::MAX)),
+        ];
+        let times: [(&'static str, Duration); 13] = [
+            ("peer_memory", self.peer_memory),
+            ("intent_deadline", self.intent_deadline),
+            ("dial_deadline", self.dial_deadline),
+            ("hello_deadline", self.hello_deadline),
+            ("linger", self.linger),
+            ("drain_deadline", self.drain_deadline),
+            ("shutdown_deadline", self.shutdown_deadline),
+            ("stable_after", self.stable_after),
+            ("idle_timeout", self.idle_timeout),
+            ("keep_alive", self.keep_alive),
+            ("header_deadline", self.header_deadline),
+            ("call_deadline", self.call_deadline),
+            ("session_age", self.session_age.unwrap_or(LONGEST)),
+        ];
+        let zero = counts
+            .iter()
+            .filter(|(_, value)| *value == 0)
+            .map(|(name, _)| *name)
+            .chain(sizes.iter().filter(|(_, value)| *value == 0).map(|(name, _)| *name))
+            .chain(times.iter().filter(|(_, value)| value.is_zero()).map(|(name, _)| *name))
+            .next();
+        if let Some(name) = zero {
+            return Err(LimitsError::Zero(name));
+        }
+        if let Some((name, _)) = times.iter().find(|(_, value)| *value > LONGEST) {
+            return Err(LimitsError::TooLarge(name));
+        }
+        // QUIC carries 62 bits; tokio's broadcast and semaphores cap what they are given by panicking.
+        const MOST: u64 = 1 << 31;
+        if let Some((name, _)) = sizes.iter().find(|(_, value)| *value > MOST) {
+            return Err(LimitsError::TooLarge(name));
+        }
+        // Room for them is made at once.
+        const MOST_EVENTS: usize = 1 << 20;
+        if self.events > MOST_EVENTS {
+            return Err(LimitsError::TooLarge("events"));
+        }
+        if self.keep_alive >= self.idle_timeout {
+            return Err(LimitsError::Order { smaller: "keep_alive", larger: "idle_timeout" });
+        }
+        if self.call_bytes > self.connection_window {
+            return Err(LimitsError::Order { smaller: "call_bytes", larger: "connection_window" });
+        }
+        if self.peer_memory <= self.idle_timeout {
+            return Err(LimitsError::Order { smaller: "idle_timeout", larger: "peer_memory" });
+        }
+        Ok(self.gate.validate()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(Limits::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_zero_limit_is_refused_by_name() {
+        let limits = Limits { sessions: 0, ..Limits::default() };
+        assert_eq!(limits.validate(), Err(LimitsError::Zero("sessions")));
+        let limits = Limits { linger: Duration::ZERO, ..Limits::default() };
+        assert_eq!(limits.validate(), Err(LimitsError::Zero("linger")));
+        let limits = Limits { session_age: Some(Duration::ZERO), ..Limits::default() };
+        assert_eq!(limits.validate(), Err(LimitsError::Zero("session_age")));
+    }
+
+    #[test]
+    fn a_time_that_no_clock_can_carry_is_refused_by_name() {
+        let limits = Limits { drain_deadline: Duration::MAX, ..Limits::default() };
+        assert_eq!(limits.validate(), Err(LimitsError::TooLarge("drain_deadline")));
+    }
+
+    #[test]
+    fn a_keep_alive_slower_than_the_idle_timeout_is_refused() {
+        let limits = Limits { keep_alive: Duration::from_secs(20), ..Limits::default() };
+        assert!(matches!(limits.validate(), Err(LimitsError::Order { .. })));
+    }
+}

@@ -1,0 +1,1 @@
+//! Tests of the machine, in the order of its tables.

@@ -1,0 +1,251 @@
+//! What all parts of one node share, and what survives the restart of any of them.
+//!
+//! It holds no endpoint: an app may keep a node's handle long after the node has ended, and the UDP port must be free by then. Facts
+//! with one owner live here only if that owner is the node itself: addresses, bans, holds and services that the app gave.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use iroh::{EndpointAddr, EndpointId};
+use kinfolk_core::address_book::AddressBook;
+use kinfolk_core::gate::Gate;
+use kinfolk_core::intent::{IntentId, Outcome};
+use kinfolk_core::limits::Limits;
+use kinfolk_core::peer_link::{DownReason, LinkEnd};
+use ractor::{ActorId, ActorRef, RpcReplyPort};
+use tokio::sync::{Semaphore, broadcast, watch};
+
+use crate::admission::Admission;
+use crate::error::NodeClosed;
+use crate::events::NodeEvent;
+use crate::metrics::Counters;
+use crate::monitor::Monitors;
+use crate::node::terminal::Terminal;
+use crate::peers::directory::Directory;
+use crate::peers::manager::PeerManagerMessage;
+use crate::protocol::service::Services;
+use crate::supervision::lock;
+
+/// See the module page.
+pub(crate) struct Context {
+    pub(crate) id: EndpointId,
+    pub(crate) limits: Limits,
+    pub(crate) counters: Counters,
+    pub(crate) events: broadcast::Sender<NodeEvent>,
+    pub(crate) monitors: Monitors,
+    pub(crate) services: Services,
+    pub(crate) directory: Directory,
+    pub(crate) admission: Admission,
+    pub(crate) gate: Mutex<Gate>,
+    pub(crate) retained: Mutex<Retained>,
+    /// Places for incoming streams, all peers together.
+    pub(crate) inbound_places: Arc<Semaphore>,
+    /// The node takes no new work; it stays so until it ends.
+    draining: AtomicBool,
+    /// Where the node can be reached, as far as iroh knows now.
+    pub(crate) address: watch::Sender<EndpointAddr>,
+    manager: watch::Sender<Option<Mailbox>>,
+    terminal: watch::Sender<Option<Terminal>>,
+    arrivals: AtomicU64,
+    intents: AtomicU64,
+}
+
+/// The PeerManager that is up, and how many messages wait for it.
+#[derive(Debug, Clone)]
+pub(crate) struct Mailbox {
+    pub(crate) actor: ActorRef<PeerManagerMessage>,
+    pub(crate) depth: Arc<AtomicUsize>,
+}
+
+impl Mailbox {
+    pub(crate) fn send(&self, message: PeerManagerMessage) -> Result<(), ManagerAway> {
+        self.depth.fetch_add(1, Ordering::Relaxed);
+        self.actor.send_message(message).map_err(|_| ManagerAway)
+    }
+}
+
+/// What the app gave, kept through every restart of the PeerManager.
+#[derive(Debug, Default)]
+pub(crate) struct Retained {
+    pub(crate) book: AddressBook,
+    pub(crate) bans: BTreeMap<EndpointId, Instant>,
+    pub(crate) holds: BTreeMap<IntentId, Held>,
+}
+
+/// A hold of the app.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    pub(crate) peer: EndpointId,
+    pub(crate) ended: Arc<watch::Sender<Option<Outcome>>>,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    pub(crate) fn new(id: EndpointId, limits: Limits, admission: Admission) -> Self {
+        let places = limits.streams_inbound.min(Semaphore::MAX_PERMITS);
+        Self {
+            id,
+            counters: Counters::default(),
+            events: broadcast::Sender::new(limits.events),
+            monitors: Monitors::default(),
+            services: Services::default(),
+            directory: Directory::default(),
+            admission,
+            gate: Mutex::new(Gate::new(limits.gate.clone())),
+            retained: Mutex::new(Retained {
+                book: AddressBook::new(limits.addresses.clone()),
+                ..Retained::default()
+            }),
+            inbound_places: Arc::new(Semaphore::new(places)),
+            draining: AtomicBool::new(false),
+            address: watch::Sender::new(EndpointAddr::new(id)),
+            manager: watch::Sender::new(None),
+            terminal: watch::Sender::new(None),
+            arrivals: AtomicU64::new(1),
+            intents: AtomicU64::new(1),
+            limits,
+        }
+    }
+
+    /// Tells whoever listens; nobody may.
+    pub(crate) fn emit(&self, event: NodeEvent) {
+        let _ = self.events.send(event);
+    }
+
+    /// The next stamp of arrival: a later hello or welcome gets a larger one.
+    pub(crate) fn arrival(&self) -> u64 {
+        self.arrivals.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn intent_id(&self) -> IntentId {
+        IntentId(self.intents.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Takes no new work from now on, whatever is restarted.
+    pub(crate) fn start_draining(&self) {
+        if !self.draining.swap(true, Ordering::AcqRel) {
+            self.emit(NodeEvent::Draining);
+        }
+    }
+
+    /// Publishes the PeerManager that is up, or that none is.
+    pub(crate) fn set_manager(&self, manager: Option<Mailbox>) {
+        self.manager.send_replace(manager);
+    }
+
+    /// The PeerManager failed: nobody may use what it published, and every watched peer is down.
+    pub(crate) fn lose_manager(&self) {
+        self.set_manager(None);
+        self.directory.clear();
+        self.monitors.note_all_down(DownReason::Ended(LinkEnd::Failed));
+    }
+
+    /// Sends to the PeerManager and counts the message as waiting. Fails while it is being restarted.
+    pub(crate) fn tell_manager(&self, message: PeerManagerMessage) -> Result<(), ManagerAway> {
+        let manager = self.manager.borrow().clone().ok_or(ManagerAway)?;
+        manager.send(message)
+    }
+
+    /// Waits until a PeerManager is up, or the node has ended. Cancel safe.
+    pub(crate) async fn manager_up(&self) -> Result<Mailbox, NodeClosed> {
+        self.manager_after(None).await
+    }
+
+    /// Asks the PeerManager, and the next one if it is restarted over the question. Cancel safe.
+    pub(crate) async fn ask_manager<T>(
+        &self,
+        question: impl Fn(RpcReplyPort<T>) -> PeerManagerMessage,
+    ) -> Result<T, NodeClosed> {
+        let mut last = None;
+        loop {
+            let manager = self.manager_after(last).await?;
+            last = Some(manager.actor.get_id());
+            let (reply, answer) = ractor::concurrency::oneshot();
+            let asked = manager.send(question(reply.into()));
+            if asked.is_ok()
+                && let Ok(answer) = answer.await
+            {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// Waits for another PeerManager than the one that failed.
+    async fn manager_after(&self, last: Option<ActorId>) -> Result<Mailbox, NodeClosed> {
+        let next = |manager: &Option<Mailbox>| {
+            manager.as_ref().is_some_and(|manager| Some(manager.actor.get_id()) != last)
+        };
+        let mut manager = self.manager.subscribe();
+        let mut terminal = self.terminal.subscribe();
+        tokio::select! {
+            biased;
+            end = terminal.wait_for(Option::is_some) => {
+                Err(NodeClosed(end.ok().and_then(|end| end.clone()).unwrap_or(Terminal::Shutdown)))
+            }
+            up = manager.wait_for(next) => {
+                let up = up.ok().and_then(|manager| manager.clone());
+                up.ok_or(NodeClosed(Terminal::Killed))
+            }
+        }
+    }
+
+    /// Publishes why the node has ended; the first reason stays.
+    pub(crate) fn end(&self, reason: Terminal) {
+        self.terminal.send_if_modified(|terminal| {
+            let first = terminal.is_none();
+            if first {
+                *terminal = Some(reason);
+            }
+            first
+        });
+        self.end_holds();
+    }
+
+    /// Ends every hold that is left: the node that kept it has ended.
+    pub(crate) fn end_holds(&self) {
+        let holds = std::mem::take(&mut lock(&self.retained).holds);
+        for held in holds.into_values() {
+            held.ended.send_replace(Some(Outcome::ShuttingDown));
+            self.counters.outcome(&Outcome::ShuttingDown);
+        }
+    }
+
+    pub(crate) fn ended(&self) -> Option<Terminal> {
+        self.terminal.borrow().clone()
+    }
+
+    /// Waits until the node has ended. Cancel safe.
+    pub(crate) async fn closed(&self) -> Terminal {
+        let mut terminal = self.terminal.subscribe();
+        let end = terminal.wait_for(Option::is_some).await;
+        end.ok().and_then(|end| end.clone()).unwrap_or(Terminal::Shutdown)
+    }
+
+    /// Adds addresses that the app gave, and lets a waiting dial know.
+    pub(crate) fn configure(
+        &self,
+        address: EndpointAddr,
+    ) -> Result<(), kinfolk_core::address_book::AddressError> {
+        let peer = address.id;
+        if lock(&self.retained).book.configure(address)? {
+            // A manager that is being restarted reads the book when it dials.
+            let _ = self.tell_manager(PeerManagerMessage::AddressNews(peer));
+        }
+        Ok(())
+    }
+}
+
+/// The PeerManager is being restarted, or the node has ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ManagerAway;

@@ -1,0 +1,116 @@
+//! What happens in a node, for whoever subscribes.
+//!
+//! Events are facts in the past, sent over a tokio broadcast channel: a slow subscriber is told how many it missed and never slows the node.
+
+use std::time::Duration;
+
+use iroh::EndpointId;
+use kinfolk_core::code::Code;
+use kinfolk_core::id::{LinkId, ProtocolName};
+use kinfolk_core::peer_link::{Direction, DownReason, LinkEnd};
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NodeEvent {
+    /// A session with a peer is live.
+    SessionEstablished {
+        /// The peer.
+        peer: EndpointId,
+        /// Its link.
+        link: LinkId,
+        /// Who opened it.
+        direction: Direction,
+    },
+    /// The live session with a peer is live no more; open streams may still be finishing.
+    SessionDown {
+        /// The peer.
+        peer: EndpointId,
+        /// Its link.
+        link: LinkId,
+        /// Why.
+        reason: DownReason,
+    },
+    /// A session's actor is gone.
+    SessionEnded {
+        /// The peer.
+        peer: EndpointId,
+        /// Its link.
+        link: LinkId,
+        /// How it ended.
+        end: LinkEnd,
+    },
+    /// A session's actor panicked; only its link was lost.
+    SessionPanicked {
+        /// The peer.
+        peer: EndpointId,
+        /// Its link.
+        link: LinkId,
+        /// The panic's text.
+        message: String,
+    },
+    /// A dial failed.
+    DialFailed {
+        /// The peer.
+        peer: EndpointId,
+        /// How it failed.
+        end: LinkEnd,
+        /// When the peer is dialled again, if it is still wanted.
+        retry_in: Option<Duration>,
+    },
+    /// An incoming link was refused after its hello.
+    LinkRefused {
+        /// The peer.
+        peer: EndpointId,
+        /// The code that it was given.
+        code: Code,
+    },
+    /// A peer is banned.
+    PeerBanned {
+        /// The peer.
+        peer: EndpointId,
+        /// For how long.
+        duration: Duration,
+    },
+    /// A ban was lifted or has run out.
+    PeerUnbanned {
+        /// The peer.
+        peer: EndpointId,
+    },
+    /// A peer is left alone because its sessions kept panicking.
+    PeerQuarantined {
+        /// The peer.
+        peer: EndpointId,
+        /// For how long.
+        duration: Duration,
+        /// The text of the last panic.
+        cause: String,
+    },
+    /// A handler returned an error.
+    HandlerFailed {
+        /// The peer whose stream it served.
+        peer: EndpointId,
+        /// The protocol.
+        protocol: ProtocolName,
+        /// What it said.
+        reason: String,
+    },
+    /// A handler panicked; only its stream was lost.
+    HandlerPanicked {
+        /// The peer whose stream it served.
+        peer: EndpointId,
+        /// The protocol.
+        protocol: ProtocolName,
+        /// The panic's text.
+        message: String,
+    },
+    /// A part of the node failed and is being restarted.
+    Restarted {
+        /// Which part.
+        actor: &'static str,
+        /// Why it failed.
+        cause: String,
+    },
+    /// The node takes no new work and lets its streams finish.
+    Draining,
+}

@@ -1,0 +1,35 @@
+//! Failures on demand, for tests of the supervision tree only; the feature `fault-injection` is never on in an app.
+
+use ractor::ActorProcessingErr;
+
+/// How an actor is to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    /// Panic.
+    Panic,
+    /// Return an error.
+    Error,
+}
+
+/// Which actor is to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Victim {
+    /// The root actor.
+    Node,
+    /// The actor that takes incoming connections.
+    Accept,
+    /// The actor that decides about peers.
+    PeerManager,
+    /// The session that is live with a peer.
+    Session(iroh::EndpointId),
+}
+
+impl Crash {
+    #[allow(clippy::panic)]
+    pub(crate) fn strike(self) -> Result<(), ActorProcessingErr> {
+        match self {
+            Self::Panic => panic!("injected panic"),
+            Self::Error => Err("injected error".into()),
+        }
+    }
+}

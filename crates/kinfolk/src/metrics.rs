@@ -1,0 +1,464 @@
+//! Numbers about a node: counters that every part adds to, and the snapshot that an app reads.
+//!
+//! The hot path (streams, bytes, outcomes) adds to atomics; what happens rarely is counted under a label in one small table. Labels
+//! come from enums of this project and from protocol names of this app, never from a remote.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use kinfolk_core::id::ProtocolName;
+use kinfolk_core::intent::Outcome;
+use kinfolk_core::peer_table::Totals;
+
+use crate::supervision::lock;
+
+/// Where protocols beyond the limit are counted; no protocol's name has a space.
+const OVERFLOW: &str = "other protocols";
+
+/// Numbers of one protocol.
+#[derive(Debug, Default)]
+pub(crate) struct ProtocolCounters {
+    pub(crate) opened: AtomicU64,
+    pub(crate) served: AtomicU64,
+    pub(crate) active: AtomicUsize,
+    pub(crate) refused: AtomicU64,
+    pub(crate) handler_failures: AtomicU64,
+    pub(crate) handler_panics: AtomicU64,
+    pub(crate) bytes_sent: AtomicU64,
+    pub(crate) bytes_received: AtomicU64,
+}
+
+/// Families of rare counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Family {
+    /// Incoming connections dropped before a session, by reason.
+    IncomingRefused,
+    /// Incoming links refused by the table, by code.
+    LinkRefused,
+    /// Dials that failed, by reason.
+    DialFailed,
+    /// Sessions that ended, by how.
+    SessionEnded,
+    /// Incoming streams refused before a handler, by code.
+    StreamRefused,
+    /// Children restarted, by actor.
+    Restarted,
+    /// Panics, by where.
+    Panicked,
+}
+
+impl Family {
+    fn name(self) -> &'static str {
+        match self {
+            Self::IncomingRefused => "incoming_refused",
+            Self::LinkRefused => "links_refused",
+            Self::DialFailed => "dials_failed",
+            Self::SessionEnded => "sessions_ended",
+            Self::StreamRefused => "streams_refused",
+            Self::Restarted => "restarts",
+            Self::Panicked => "panics",
+        }
+    }
+
+    fn help(self) -> &'static str {
+        match self {
+            Self::IncomingRefused => "Incoming connections dropped before a session.",
+            Self::LinkRefused => "Incoming links refused after their hello.",
+            Self::DialFailed => "Dials that failed.",
+            Self::SessionEnded => "Sessions that ended.",
+            Self::StreamRefused => "Incoming streams refused before a handler.",
+            Self::Restarted => "Actors restarted after a failure.",
+            Self::Panicked => "Panics caught.",
+        }
+    }
+}
+
+/// All counters of a node.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    outcomes: [AtomicU64; Outcome::NAMES.len()],
+    pub(crate) dials_started: AtomicU64,
+    pub(crate) sessions_established: AtomicU64,
+    pub(crate) incoming_accepted: AtomicU64,
+    pub(crate) handshakes: AtomicUsize,
+    pub(crate) streams_inbound: AtomicUsize,
+    rare: Mutex<BTreeMap<(Family, &'static str), u64>>,
+    protocols: Mutex<BTreeMap<ProtocolName, Arc<ProtocolCounters>>>,
+    other: Arc<ProtocolCounters>,
+}
+
+impl Counters {
+    pub(crate) fn outcome(&self, outcome: &Outcome) {
+        let place = Outcome::NAMES.iter().position(|name| *name == outcome.name());
+        if let Some(counter) = place.and_then(|place| self.outcomes.get(place)) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn count(&self, family: Family, label: &'static str) {
+        let mut rare = lock(&self.rare);
+        let count = rare.entry((family, label)).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// The counters of a protocol that this app serves or opens; beyond `max` names they are counted together.
+    pub(crate) fn protocol(&self, name: &ProtocolName, max: usize) -> Arc<ProtocolCounters> {
+        let mut protocols = lock(&self.protocols);
+        if let Some(counters) = protocols.get(name) {
+            return Arc::clone(counters);
+        }
+        if protocols.len() >= max {
+            return Arc::clone(&self.other);
+        }
+        let counters = Arc::new(ProtocolCounters::default());
+        protocols.insert(name.clone(), Arc::clone(&counters));
+        counters
+    }
+
+    pub(crate) fn snapshot(&self, totals: &Totals, manager_queue: usize) -> Metrics {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let mut rare: BTreeMap<Family, BTreeMap<&'static str, u64>> = BTreeMap::new();
+        for ((family, label), count) in lock(&self.rare).iter() {
+            rare.entry(*family).or_default().insert(label, *count);
+        }
+        let mut family = |family| rare.remove(&family).unwrap_or_default();
+        let usage = totals.usage;
+        Metrics {
+            sessions: SessionMetrics {
+                live: totals.connected,
+                inbound: usage.inbound,
+                outbound: usage.outbound,
+                dialling: usage.dialling,
+                parked: usage.parked,
+                closing: usage.closing,
+                established: load(&self.sessions_established),
+                ended: family(Family::SessionEnded),
+            },
+            peers: PeerMetrics {
+                remembered: totals.peers,
+                connected: totals.connected,
+                waiting_to_dial: totals.waiting,
+                backing_off: totals.backing_off,
+                banned: totals.banned,
+            },
+            dials_started: load(&self.dials_started),
+            dials_failed: family(Family::DialFailed),
+            incoming_accepted: load(&self.incoming_accepted),
+            incoming_refused: family(Family::IncomingRefused),
+            links_refused: family(Family::LinkRefused),
+            streams_refused: family(Family::StreamRefused),
+            intents_waiting: usage.intents,
+            intents_ended: Outcome::NAMES
+                .iter()
+                .zip(&self.outcomes)
+                .map(|(name, counter)| (*name, load(counter)))
+                .collect(),
+            protocols: lock(&self.protocols)
+                .iter()
+                .map(|(name, counters)| (name.to_string(), ProtocolMetrics::of(counters)))
+                .chain(std::iter::once((OVERFLOW.to_owned(), ProtocolMetrics::of(&self.other))))
+                .filter(|(name, metrics)| {
+                    name != OVERFLOW || *metrics != ProtocolMetrics::default()
+                })
+                .collect(),
+            handshakes: self.handshakes.load(Ordering::Relaxed),
+            manager_queue,
+            streams_inbound: self.streams_inbound.load(Ordering::Relaxed),
+            restarts: family(Family::Restarted),
+            panics: family(Family::Panicked),
+        }
+    }
+}
+
+/// One consistent look at a node's numbers. Counters only grow while the node lives; gauges are of the moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Metrics {
+    /// Sessions.
+    pub sessions: SessionMetrics,
+    /// Peers.
+    pub peers: PeerMetrics,
+    /// Dials started.
+    pub dials_started: u64,
+    /// Dials that failed, by reason.
+    pub dials_failed: BTreeMap<&'static str, u64>,
+    /// Incoming connections that went on to their handshake.
+    pub incoming_accepted: u64,
+    /// Incoming connections dropped before a session, by reason.
+    pub incoming_refused: BTreeMap<&'static str, u64>,
+    /// Incoming links refused after their hello, by code.
+    pub links_refused: BTreeMap<&'static str, u64>,
+    /// Incoming streams refused before a handler, by code.
+    pub streams_refused: BTreeMap<&'static str, u64>,
+    /// Intents that wait for a link, holds included (gauge).
+    pub intents_waiting: usize,
+    /// Intents by outcome.
+    pub intents_ended: BTreeMap<&'static str, u64>,
+    /// Numbers of each protocol that this node serves or opened.
+    pub protocols: BTreeMap<String, ProtocolMetrics>,
+    /// Incoming handshakes under way (gauge).
+    pub handshakes: usize,
+    /// Messages waiting in the peer manager's mailbox (gauge).
+    pub manager_queue: usize,
+    /// Incoming streams being served (gauge).
+    pub streams_inbound: usize,
+    /// Actors restarted after a failure, by actor.
+    pub restarts: BTreeMap<&'static str, u64>,
+    /// Panics caught, by where.
+    pub panics: BTreeMap<&'static str, u64>,
+}
+
+/// Numbers about sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SessionMetrics {
+    /// Live sessions (gauge).
+    pub live: usize,
+    /// Sessions that peers opened, closing ones included (gauge).
+    pub inbound: usize,
+    /// Sessions that this node opened, dials and closing ones included (gauge).
+    pub outbound: usize,
+    /// Dials under way (gauge).
+    pub dialling: usize,
+    /// Incoming links that wait for the fate of a dial (gauge).
+    pub parked: usize,
+    /// Sessions that are draining or being closed (gauge).
+    pub closing: usize,
+    /// Sessions that became live.
+    pub established: u64,
+    /// Sessions that ended, by how.
+    pub ended: BTreeMap<&'static str, u64>,
+}
+
+/// Numbers about peers (all gauges).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerMetrics {
+    /// Peers remembered.
+    pub remembered: usize,
+    /// Peers with a live session.
+    pub connected: usize,
+    /// Peers that wait for a dial slot.
+    pub waiting_to_dial: usize,
+    /// Peers that wait for their next attempt.
+    pub backing_off: usize,
+    /// Peers banned or in quarantine.
+    pub banned: usize,
+}
+
+/// Numbers of one protocol.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProtocolMetrics {
+    /// Streams that this node opened.
+    pub opened: u64,
+    /// Streams that a handler of this node took.
+    pub served: u64,
+    /// Handlers running (gauge).
+    pub active: usize,
+    /// Incoming streams refused.
+    pub refused: u64,
+    /// Handlers that returned an error.
+    pub handler_failures: u64,
+    /// Handlers that panicked.
+    pub handler_panics: u64,
+    /// Payload bytes sent.
+    pub bytes_sent: u64,
+    /// Payload bytes received.
+    pub bytes_received: u64,
+}
+
+impl ProtocolMetrics {
+    fn of(counters: &ProtocolCounters) -> Self {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Self {
+            opened: load(&counters.opened),
+            served: load(&counters.served),
+            active: counters.active.load(Ordering::Relaxed),
+            refused: load(&counters.refused),
+            handler_failures: load(&counters.handler_failures),
+            handler_panics: load(&counters.handler_panics),
+            bytes_sent: load(&counters.bytes_sent),
+            bytes_received: load(&counters.bytes_received),
+        }
+    }
+}
+
+impl Metrics {
+    /// The snapshot as OpenMetrics 1.0 text, each name prefixed with `kinfolk_`.
+    pub fn to_openmetrics(&self) -> String {
+        let mut text = Exposition::default();
+        let sessions = &self.sessions;
+        text.gauge("sessions_live", "Live sessions.", sessions.live);
+        text.labelled_gauge(
+            "sessions",
+            "Sessions by who opened them.",
+            "direction",
+            &[("inbound", sessions.inbound), ("outbound", sessions.outbound)],
+        );
+        text.labelled_gauge(
+            "sessions_pending",
+            "Sessions that are not live.",
+            "state",
+            &[
+                ("dialling", sessions.dialling),
+                ("parked", sessions.parked),
+                ("closing", sessions.closing),
+            ],
+        );
+        text.counter("sessions_established", "Sessions that became live.", sessions.established);
+        text.labelled_gauge(
+            "peers",
+            "Peers by what they do.",
+            "state",
+            &[
+                ("remembered", self.peers.remembered),
+                ("connected", self.peers.connected),
+                ("waiting_to_dial", self.peers.waiting_to_dial),
+                ("backing_off", self.peers.backing_off),
+                ("banned", self.peers.banned),
+            ],
+        );
+        text.counter("dials_started", "Dials started.", self.dials_started);
+        text.counter(
+            "incoming_accepted",
+            "Incoming connections that went on to their handshake.",
+            self.incoming_accepted,
+        );
+        text.gauge("intents_waiting", "Intents that wait for a link.", self.intents_waiting);
+        text.family("intents_ended", "Intents by outcome.", "outcome", &self.intents_ended);
+        text.gauge("handshakes", "Incoming handshakes under way.", self.handshakes);
+        text.gauge("manager_queue", "Messages waiting for the peer manager.", self.manager_queue);
+        text.gauge("streams_inbound", "Incoming streams being served.", self.streams_inbound);
+        for (family, label, counts) in [
+            (Family::IncomingRefused, "reason", &self.incoming_refused),
+            (Family::LinkRefused, "code", &self.links_refused),
+            (Family::DialFailed, "reason", &self.dials_failed),
+            (Family::SessionEnded, "how", &sessions.ended),
+            (Family::StreamRefused, "code", &self.streams_refused),
+            (Family::Restarted, "actor", &self.restarts),
+            (Family::Panicked, "where", &self.panics),
+        ] {
+            text.family(family.name(), family.help(), label, counts);
+        }
+        type Read = fn(&ProtocolMetrics) -> u64;
+        let columns: [(&str, &str, Read); 7] = [
+            ("streams_opened", "Streams opened.", |m| m.opened),
+            ("streams_served", "Streams that a handler took.", |m| m.served),
+            ("protocol_refused", "Incoming streams refused.", |m| m.refused),
+            ("handler_failures", "Handlers that returned an error.", |m| m.handler_failures),
+            ("handler_panics", "Handlers that panicked.", |m| m.handler_panics),
+            ("bytes_sent", "Payload bytes sent.", |m| m.bytes_sent),
+            ("bytes_received", "Payload bytes received.", |m| m.bytes_received),
+        ];
+        for (name, help, read) in columns {
+            text.head(name, help, "counter");
+            for (protocol, metrics) in &self.protocols {
+                text.sample(name, "_total", Some(("protocol", protocol)), read(metrics));
+            }
+        }
+        text.head("handlers_active", "Handlers running.", "gauge");
+        for (protocol, metrics) in &self.protocols {
+            text.sample("handlers_active", "", Some(("protocol", protocol)), metrics.active);
+        }
+        text.finish()
+    }
+}
+
+/// Writes OpenMetrics text.
+#[derive(Default)]
+struct Exposition(String);
+
+impl Exposition {
+    fn head(&mut self, name: &str, help: &str, kind: &str) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "# TYPE kinfolk_{name} {kind}\n# HELP kinfolk_{name} {help}");
+    }
+
+    fn sample(
+        &mut self,
+        name: &str,
+        suffix: &str,
+        label: Option<(&str, &str)>,
+        value: impl std::fmt::Display,
+    ) {
+        let label = label.map_or_else(String::new, |(key, value)| {
+            let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+            format!("{{{key}=\"{value}\"}}")
+        });
+        let _ = writeln!(self.0, "kinfolk_{name}{suffix}{label} {value}");
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: usize) {
+        self.head(name, help, "gauge");
+        self.sample(name, "", None, value);
+    }
+
+    fn labelled_gauge(&mut self, name: &str, help: &str, key: &str, values: &[(&str, usize)]) {
+        self.head(name, help, "gauge");
+        for (label, value) in values {
+            self.sample(name, "", Some((key, label)), value);
+        }
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.head(name, help, "counter");
+        self.sample(name, "_total", None, value);
+    }
+
+    fn family(&mut self, name: &str, help: &str, key: &str, counts: &BTreeMap<&'static str, u64>) {
+        self.head(name, help, "counter");
+        for (label, count) in counts {
+            self.sample(name, "_total", Some((key, label)), count);
+        }
+    }
+
+    fn finish(mut self) -> String {
+        self.0.push_str("# EOF\n");
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_export_is_openmetrics_text_with_escaped_labels() {
+        let counters = Counters::default();
+        counters.outcome(&Outcome::Done);
+        counters.count(Family::Restarted, "accept");
+        let name = ProtocolName::new("a\"b\\c/1").expect("valid name");
+        counters.protocol(&name, 10).served.fetch_add(3, Ordering::Relaxed);
+        let text = counters.snapshot(&Totals::default(), 0).to_openmetrics();
+
+        assert!(text.ends_with("# EOF\n"));
+        assert!(text.contains("kinfolk_intents_ended_total{outcome=\"done\"} 1\n"), "{text}");
+        assert!(text.contains("kinfolk_restarts_total{actor=\"accept\"} 1\n"), "{text}");
+        assert!(
+            text.contains("kinfolk_streams_served_total{protocol=\"a\\\"b\\\\c/1\"} 3\n"),
+            "{text}"
+        );
+        let types = text.lines().filter(|line| line.starts_with("# TYPE")).count();
+        let names: std::collections::BTreeSet<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE "))
+            .filter_map(|rest| rest.split(' ').next())
+            .collect();
+        assert_eq!(types, names.len(), "a family is declared twice");
+    }
+
+    #[test]
+    fn protocols_beyond_the_limit_are_counted_together() {
+        let counters = Counters::default();
+        for n in 0..5 {
+            let name = ProtocolName::new(format!("p/{n}")).expect("valid name");
+            counters.protocol(&name, 2).opened.fetch_add(1, Ordering::Relaxed);
+        }
+        let metrics = counters.snapshot(&Totals::default(), 0);
+        assert_eq!(metrics.protocols.len(), 3);
+        assert_eq!(metrics.protocols[OVERFLOW].opened, 3);
+    }
+}

@@ -1,0 +1,553 @@
+//! The root actor: owns the endpoint, starts its parts in order, restarts them, and stops them in reverse.
+//!
+//! ```text
+//! Node
+//! ├── PeerManager    first to start, last to stop
+//! │   └── Session × link
+//! └── Accept
+//! ```
+//!
+//! A part that fails is restarted at once, then with growing delays; the sixth failure within ten seconds ends the node with that
+//! failure as its cause. The endpoint lives here, above everything that can be restarted. Its handlers await nothing but the local
+//! start of a part; what takes longer runs in tasks.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use iroh::{Endpoint, EndpointAddr, EndpointId};
+use kinfolk_core::id::ProtocolName;
+use kinfolk_core::intent::Failure;
+use kinfolk_core::peer_link::Why;
+use kinfolk_core::peer_table::PeerSummary;
+use n0_watcher::Watcher as _;
+use ractor::{ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::accept::{Accept, AcceptArguments};
+use crate::context::{Context, Mailbox};
+use crate::error::{OpenError, ServeError};
+use crate::events::NodeEvent;
+use crate::local_only::local_only;
+use crate::metrics::{Family, Metrics};
+use crate::monitor::PeerStatus;
+use crate::node::hold::Hold;
+use crate::node::terminal::Terminal;
+use crate::peers::manager::{PeerManager, PeerManagerArguments, PeerManagerMessage};
+use crate::protocol::open::{self, Options, Peer};
+use crate::protocol::service::Service;
+use crate::protocol::stream::{RecvStream, SendStream};
+use crate::supervision::{
+    ChildEnd, OwnedTask, Restarts, TooManyRestarts, child_end, lock, panic_text,
+};
+
+/// Largest request or answer that may travel in a message; larger ones belong on a stream or in [`Node::call`](crate::Node::call).
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// How long a part may take to stop once its work is done: local work.
+const PART_STOP: Duration = Duration::from_secs(2);
+
+/// How long the endpoint may take to tell its peers that it is closed; iroh's own worst case is about 3 s.
+pub(crate) const ENDPOINT_CLOSE: Duration = Duration::from_secs(3);
+
+/// A stream that was opened, both halves of it.
+pub type OpenReply = RpcReplyPort<Result<(SendStream, RecvStream), OpenError>>;
+
+/// Everything that a node can be asked, for apps that drive it as an actor.
+///
+/// Every reply port gets exactly one answer; one whose port is dropped unanswered means that the node, or the part that had the
+/// question, ended. Requests that open a stream or make a call run in tasks of their own, at most as many at once as
+/// [`Limits::messages`](kinfolk_core::limits::Limits::messages) allows.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum NodeMessage {
+    /// Opens a stream, acknowledged by the peer.
+    Open(Peer, ProtocolName, Options, OpenReply),
+    /// Opens a stream whose refusal is seen at the first read.
+    OpenEager(Peer, ProtocolName, Options, OpenReply),
+    /// Sends a request and waits for the response, each of at most [`MESSAGE_BYTES_MAX`] bytes.
+    Call(Peer, ProtocolName, Bytes, Options, RpcReplyPort<Result<Bytes, OpenError>>),
+    /// Keeps a peer connected for as long as the answer lives.
+    Hold(Peer, RpcReplyPort<Result<Hold, OpenError>>),
+    /// Takes a protocol into service.
+    Serve(ProtocolName, Service, RpcReplyPort<Result<(), ServeError>>),
+    /// Takes a protocol out of service; the answer says whether it was in service.
+    Unserve(ProtocolName, RpcReplyPort<bool>),
+    /// Subscribes to events.
+    Subscribe(RpcReplyPort<broadcast::Receiver<NodeEvent>>),
+    /// Reads the numbers.
+    Metrics(RpcReplyPort<Metrics>),
+    /// Lists the peers.
+    Peers(RpcReplyPort<Vec<PeerSummary>>),
+    /// Says why a peer is connected or is not.
+    Why(EndpointId, RpcReplyPort<Option<Why>>),
+    /// Watches a peer.
+    Monitor(EndpointId, RpcReplyPort<watch::Receiver<PeerStatus>>),
+    /// Says where the node can be reached.
+    Address(RpcReplyPort<EndpointAddr>),
+    /// Adds addresses of a peer; the answer says what is wrong with them.
+    AddAddress(EndpointAddr, RpcReplyPort<Result<(), kinfolk_core::address_book::AddressError>>),
+    /// Removes the addresses that the app gave of a peer, these or all; the answer counts them.
+    RemoveAddress(EndpointId, Option<EndpointAddr>, RpcReplyPort<usize>),
+    /// Ends what waits for a peer and drains its session.
+    Disconnect(EndpointId),
+    /// Closes and refuses every session with a peer for this time.
+    Ban(EndpointId, Duration),
+    /// Lifts a ban.
+    Unban(EndpointId),
+    /// Takes no new work, lets streams finish, and answers when no session is left.
+    Drain(RpcReplyPort<()>),
+    /// Shuts the node down, gracefully and within its deadline.
+    Shutdown,
+    /// For the node itself.
+    #[doc(hidden)]
+    Internal(Internal),
+}
+local_only!(NodeMessage);
+
+/// What the node tells itself.
+#[derive(Debug)]
+pub struct Internal(Note);
+
+#[derive(Debug)]
+enum Note {
+    /// The delay before a restart is over.
+    Start(Part),
+    #[cfg(feature = "fault-injection")]
+    Crash(crate::fault::Victim, crate::fault::Crash),
+}
+
+#[cfg(feature = "fault-injection")]
+impl Internal {
+    pub(crate) fn crash(victim: crate::fault::Victim, crash: crate::fault::Crash) -> Self {
+        Self(Note::Crash(victim, crash))
+    }
+}
+
+/// The parts of a node, in the order of their start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    PeerManager,
+    Accept,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Self::PeerManager => "peer_manager",
+            Self::Accept => "accept",
+        }
+    }
+}
+
+/// The actor.
+pub(crate) struct Root;
+
+/// What it is started with.
+pub(crate) struct RootArguments {
+    pub(crate) context: Arc<Context>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) alpn: Vec<u8>,
+}
+
+/// The endpoint and the parts that run on it.
+pub(crate) struct RootState {
+    myself: ActorRef<NodeMessage>,
+    context: Arc<Context>,
+    alpn: Vec<u8>,
+    parts: Vec<(Part, ActorCell)>,
+    restarts: Restarts,
+    /// Opens and calls that were asked for by message.
+    requests: JoinSet<()>,
+    places: Arc<Semaphore>,
+    _address: OwnedTask,
+    /// Declared last: it outlives everything that uses it.
+    endpoint: OwnedEndpoint,
+}
+
+/// Closes the endpoint, and says that the node is gone, when its owner is gone: killed and failed actors run nothing else.
+struct OwnedEndpoint {
+    endpoint: Endpoint,
+    context: Arc<Context>,
+}
+
+impl Drop for OwnedEndpoint {
+    fn drop(&mut self) {
+        self.context.lose_manager();
+        self.context.end(Terminal::Killed);
+        if self.endpoint.is_closed() {
+            return;
+        }
+        // Without a runtime there is nothing left that could send a farewell.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let endpoint = self.endpoint.clone();
+            runtime.spawn(async move {
+                let _ = tokio::time::timeout(ENDPOINT_CLOSE, endpoint.close()).await;
+            });
+        }
+    }
+}
+
+#[ractor::actor(message = NodeMessage, state = RootState, arguments = RootArguments)]
+impl Root {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<NodeMessage>,
+        arguments: RootArguments,
+    ) -> Result<RootState, ActorProcessingErr> {
+        let RootArguments { context, endpoint, alpn } = arguments;
+        if cfg!(panic = "abort") {
+            warn!("built with panic=abort: a panic ends the process instead of one actor");
+        }
+        let address = OwnedTask::spawn(follow_address(endpoint.clone(), Arc::clone(&context)));
+        let mut state = RootState {
+            myself,
+            places: Arc::new(Semaphore::new(context.limits.messages)),
+            alpn,
+            parts: Vec::new(),
+            restarts: Restarts::new(),
+            requests: JoinSet::new(),
+            _address: address,
+            endpoint: OwnedEndpoint { endpoint, context: Arc::clone(&context) },
+            context,
+        };
+        for part in [Part::PeerManager, Part::Accept] {
+            state.start(part).await?;
+        }
+        Ok(state)
+    }
+
+    // One place to catch a panic of any handler: ractor keeps the cause from whoever holds the root's join handle.
+    async fn handle(
+        &self,
+        _myself: ActorRef<NodeMessage>,
+        message: NodeMessage,
+        state: &mut RootState,
+    ) -> Result<(), ActorProcessingErr> {
+        let context = Arc::clone(&state.context);
+        publish_failure(&context, state.receive(message)).await
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _myself: ActorRef<NodeMessage>,
+        event: SupervisionEvent,
+        state: &mut RootState,
+    ) -> Result<(), ActorProcessingErr> {
+        let context = Arc::clone(&state.context);
+        publish_failure(&context, state.supervise(event)).await
+    }
+
+    async fn post_stop(
+        &self,
+        _myself: ActorRef<NodeMessage>,
+        state: &mut RootState,
+    ) -> Result<(), ActorProcessingErr> {
+        state.shut_down().await;
+        Ok(())
+    }
+}
+
+/// Runs a handler; should it fail or panic, everyone who waits for the node gets the cause.
+async fn publish_failure(
+    context: &Context,
+    handler: impl Future<Output = Result<(), ActorProcessingErr>>,
+) -> Result<(), ActorProcessingErr> {
+    let result = match AssertUnwindSafe(handler).catch_unwind().await {
+        Ok(result) => result,
+        Err(panic) => {
+            context.counters.count(Family::Panicked, "node");
+            Err(format!("the node panicked: {}", panic_text(panic.as_ref())).into())
+        }
+    };
+    if let Err(cause) = &result {
+        context.lose_manager();
+        context.end(Terminal::Failed(cause.to_string().into()));
+    }
+    result
+}
+
+/// An answer that may travel in a message.
+fn small_enough(answer: Bytes) -> Result<Bytes, OpenError> {
+    if answer.len() > MESSAGE_BYTES_MAX {
+        return Err(OpenError::Failed { failure: Failure::TooLarge, cause: None });
+    }
+    Ok(answer)
+}
+
+/// Keeps the published address in step with what iroh finds out.
+async fn follow_address(endpoint: Endpoint, context: Arc<Context>) {
+    let mut watcher = endpoint.watch_addr();
+    context.address.send_replace(watcher.get());
+    drop(endpoint);
+    while let Ok(address) = watcher.updated().await {
+        context.address.send_replace(address);
+    }
+}
+
+impl RootState {
+    async fn receive(&mut self, message: NodeMessage) -> Result<(), ActorProcessingErr> {
+        use NodeMessage as M;
+        use PeerManagerMessage as P;
+        while self.requests.try_join_next().is_some() {}
+        match message {
+            M::Open(peer, protocol, options, reply) => {
+                self.request(reply, |context| async move {
+                    open::open(&context, peer, protocol, options).await
+                });
+            }
+            M::OpenEager(peer, protocol, options, reply) => {
+                self.request(reply, |context| async move {
+                    open::open_eager(&context, peer, protocol, options).await
+                });
+            }
+            M::Call(peer, protocol, request, options, reply) => {
+                if request.len() > MESSAGE_BYTES_MAX {
+                    let failure = Failure::TooLarge;
+                    let _ = reply.send(Err(OpenError::Failed { failure, cause: None }));
+                } else {
+                    self.request(reply, |context| async move {
+                        let answer = open::call(&context, peer, protocol, &request, options);
+                        answer.await.and_then(small_enough)
+                    });
+                }
+            }
+            M::Hold(peer, reply) => {
+                let held = peer.configure(&self.context).map(|peer| Hold::new(&self.context, peer));
+                let _ = reply.send(held);
+            }
+            M::Serve(protocol, service, reply) => {
+                let _ = reply.send(self.context.serve(protocol, service));
+            }
+            M::Unserve(protocol, reply) => {
+                let _ = reply.send(self.context.services.remove(&protocol));
+            }
+            M::Subscribe(reply) => {
+                let _ = reply.send(self.context.events.subscribe());
+            }
+            M::Metrics(reply) => self.pass_on(P::Metrics(reply)),
+            M::Peers(reply) => self.pass_on(P::Peers(reply)),
+            M::Why(peer, reply) => self.pass_on(P::Why(peer, reply)),
+            M::Monitor(peer, reply) => self.pass_on(P::Monitor(peer, reply)),
+            M::Address(reply) => {
+                let _ = reply.send(self.context.address.borrow().clone());
+            }
+            M::AddAddress(address, reply) => {
+                let _ = reply.send(self.context.configure(address));
+            }
+            M::RemoveAddress(peer, address, reply) => {
+                let _ = reply.send(self.context.unconfigure(&peer, address.as_ref()));
+            }
+            M::Disconnect(peer) => self.pass_on(P::Disconnect(peer)),
+            M::Ban(peer, duration) => self.context.ban(peer, duration),
+            M::Unban(peer) => self.context.unban(peer),
+            M::Drain(reply) => {
+                self.context.start_draining();
+                self.pass_on(P::ShutDown(reply));
+            }
+            M::Shutdown => self.myself.stop(None),
+            M::Internal(Internal(Note::Start(part))) => self.restart(part).await?,
+            #[cfg(feature = "fault-injection")]
+            M::Internal(Internal(Note::Crash(victim, crash))) => self.crash(victim, crash)?,
+        }
+        Ok(())
+    }
+
+    /// Passes a question on; if the manager is being restarted, the dropped reply port says so.
+    fn pass_on(&self, message: PeerManagerMessage) {
+        let _ = self.context.tell_manager(message);
+    }
+
+    /// Runs a wish in a task, if there is room for one more.
+    fn request<T, Fut>(
+        &mut self,
+        reply: RpcReplyPort<Result<T, OpenError>>,
+        wish: impl FnOnce(Arc<Context>) -> Fut,
+    ) where
+        T: Send + 'static,
+        Fut: Future<Output = Result<T, OpenError>> + Send + 'static,
+    {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            let failure = Failure::QueueFull;
+            let _ = reply.send(Err(OpenError::Failed { failure, cause: None }));
+            return;
+        };
+        let wish = wish(Arc::clone(&self.context));
+        self.requests.spawn(async move {
+            let _ = reply.send(wish.await);
+            drop(place);
+        });
+    }
+
+    async fn start(&mut self, part: Part) -> Result<(), ractor::SpawnErr> {
+        let supervisor = self.myself.get_cell();
+        let context = Arc::clone(&self.context);
+        let endpoint = self.endpoint.endpoint.clone();
+        let cell = match part {
+            Part::PeerManager => {
+                let alpn = self.alpn.clone();
+                let depth = Arc::new(AtomicUsize::new(0));
+                let arguments =
+                    PeerManagerArguments { context, endpoint, alpn, depth: Arc::clone(&depth) };
+                let spawned =
+                    ractor::Actor::spawn_linked(None, PeerManager, arguments, supervisor).await?;
+                self.context.set_manager(Some(Mailbox { actor: spawned.0.clone(), depth }));
+                spawned.0.get_cell()
+            }
+            Part::Accept => {
+                let arguments = AcceptArguments { context, endpoint };
+                ractor::Actor::spawn_linked(None, Accept, arguments, supervisor).await?.0.get_cell()
+            }
+        };
+        self.parts.push((part, cell));
+        Ok(())
+    }
+
+    async fn supervise(&mut self, event: SupervisionEvent) -> Result<(), ActorProcessingErr> {
+        let Some((actor, end)) = child_end(event) else { return Ok(()) };
+        let Some(place) = self.parts.iter().position(|(_, cell)| cell.get_id() == actor) else {
+            return Ok(());
+        };
+        let (part, _) = self.parts.swap_remove(place);
+        let cause = match end {
+            // Its state goes first: it may hold what the next one needs.
+            ChildEnd::Stopped(state) => {
+                drop(state);
+                "it stopped while the node was running".to_owned()
+            }
+            ChildEnd::Killed => "it was killed".to_owned(),
+            ChildEnd::Failed(error) => error.to_string(),
+        };
+        self.failed(part, cause)
+    }
+
+    fn failed(&mut self, part: Part, cause: String) -> Result<(), ActorProcessingErr> {
+        warn!(actor = part.name(), %cause, "a part of the node failed");
+        if part == Part::PeerManager {
+            self.context.lose_manager();
+        }
+        let child = part.name();
+        let Some(delay) = self.restarts.fail(Instant::now()) else {
+            return Err(TooManyRestarts { child, cause }.into());
+        };
+        self.context.counters.count(Family::Restarted, child);
+        self.context.emit(NodeEvent::Restarted { actor: child, cause });
+        let myself = self.myself.clone();
+        self.requests.spawn(async move {
+            tokio::time::sleep(delay).await;
+            let _ = myself.send_message(NodeMessage::Internal(Internal(Note::Start(part))));
+        });
+        Ok(())
+    }
+
+    async fn restart(&mut self, part: Part) -> Result<(), ActorProcessingErr> {
+        match self.start(part).await {
+            Ok(()) => Ok(()),
+            Err(error) => self.failed(part, error.to_string()),
+        }
+    }
+
+    #[cfg(feature = "fault-injection")]
+    fn crash(
+        &mut self,
+        victim: crate::fault::Victim,
+        crash: crate::fault::Crash,
+    ) -> Result<(), ActorProcessingErr> {
+        use crate::fault::Victim;
+        match victim {
+            Victim::Node => return crash.strike(),
+            Victim::PeerManager => self.pass_on(PeerManagerMessage::Crash(None, crash)),
+            Victim::Session(peer) => self.pass_on(PeerManagerMessage::Crash(Some(peer), crash)),
+            Victim::Accept => {
+                for (part, cell) in &self.parts {
+                    if *part == Part::Accept {
+                        let message = crate::accept::AcceptMessage::Crash(crash);
+                        let _ = cell.send_message::<crate::accept::AcceptMessage>(message);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Drains what can be drained within the deadline, then stops the parts in reverse order and closes the endpoint.
+    async fn shut_down(&mut self) {
+        info!("node is shutting down");
+        self.context.start_draining();
+        let (reply, drained) = ractor::concurrency::oneshot();
+        if self.context.tell_manager(PeerManagerMessage::ShutDown(reply.into())).is_ok() {
+            // Late or answered, the parts are stopped next.
+            let _ = tokio::time::timeout(self.context.limits.shutdown_deadline, drained).await;
+        }
+        self.requests.shutdown().await;
+        for part in [Part::Accept, Part::PeerManager] {
+            for (_, cell) in self.parts.iter().filter(|(running, _)| *running == part) {
+                cell.stop(None);
+                // What does not stop in time is killed with its parent.
+                let _ = tokio::time::timeout(PART_STOP, cell.wait(None)).await;
+            }
+        }
+        // Whoever still asks waits for the node's end instead of trying again and again.
+        self.context.lose_manager();
+        let endpoint = &self.endpoint.endpoint;
+        let _ = tokio::time::timeout(ENDPOINT_CLOSE, endpoint.close()).await;
+        self.context.end(Terminal::Shutdown);
+    }
+}
+
+impl Context {
+    /// Takes a protocol into service.
+    pub(crate) fn serve(&self, protocol: ProtocolName, service: Service) -> Result<(), ServeError> {
+        let limits = &self.limits;
+        let counters = self.counters.protocol(&protocol, limits.protocols);
+        self.services.add(
+            protocol,
+            service,
+            limits.protocol_concurrency,
+            limits.protocols,
+            counters,
+        )
+    }
+
+    /// Bans a peer, now or as soon as the PeerManager is back.
+    pub(crate) fn ban(&self, peer: EndpointId, duration: Duration) {
+        let now = Instant::now();
+        let duration = duration.min(kinfolk_core::limits::LONGEST);
+        let until = now.checked_add(duration).unwrap_or(now);
+        {
+            let mut retained = lock(&self.retained);
+            retained.bans.retain(|_, until| *until > now);
+            retained.bans.insert(peer, until);
+        }
+        let _ = self.tell_manager(PeerManagerMessage::Ban { peer, until });
+    }
+
+    /// Whether the app has banned the peer, for those who meet it before the PeerManager does.
+    pub(crate) fn is_banned(&self, peer: &EndpointId) -> bool {
+        lock(&self.retained).bans.get(peer).is_some_and(|until| *until > Instant::now())
+    }
+
+    /// Lifts a ban.
+    pub(crate) fn unban(&self, peer: EndpointId) {
+        lock(&self.retained).bans.remove(&peer);
+        let _ = self.tell_manager(PeerManagerMessage::Unban(peer));
+    }
+
+    /// Removes addresses that the app gave, these or all.
+    pub(crate) fn unconfigure(&self, peer: &EndpointId, addresses: Option<&EndpointAddr>) -> usize {
+        let book = &mut lock(&self.retained).book;
+        match addresses {
+            None => book.unconfigure(peer, None),
+            Some(addresses) => addresses
+                .addrs
+                .iter()
+                .map(|address| book.unconfigure(peer, Some(address)))
+                .fold(0, usize::saturating_add),
+        }
+    }
+}

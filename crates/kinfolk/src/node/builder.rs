@@ -1,0 +1,194 @@
+//! Building a node: what it is called, who it is, where it listens, within which limits.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use iroh::endpoint::{BindOpts, IdleTimeout, QuicTransportConfig, VarInt, presets};
+use iroh::{Endpoint, EndpointAddr, RelayMode, SecretKey};
+use kinfolk_core::id::NetworkId;
+use kinfolk_core::limits::Limits;
+use ractor::{ActorCell, ActorRef};
+
+use crate::admission::Admission;
+use crate::context::Context;
+use crate::error::SpawnError;
+use crate::node::actor::{NodeMessage, Root, RootArguments};
+use crate::node::handle::Node;
+use crate::node::identity::Identity;
+use crate::node::thread::{self, Launched};
+
+/// Builds a [`Node`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct NodeBuilder {
+    network: String,
+    identity: Identity,
+    bind: Vec<SocketAddr>,
+    relay: RelayMode,
+    limits: Limits,
+    admission: Admission,
+    addresses: Vec<EndpointAddr>,
+    own_thread: bool,
+}
+
+impl NodeBuilder {
+    pub(crate) fn new(network: String) -> Self {
+        Self {
+            network,
+            identity: Identity::default(),
+            bind: Vec::new(),
+            relay: RelayMode::Disabled,
+            limits: Limits::default(),
+            admission: Admission::default(),
+            addresses: Vec::new(),
+            own_thread: false,
+        }
+    }
+
+    /// The node's key. The default is a new one, drawn at each start.
+    pub fn secret_key(mut self, key: SecretKey) -> Self {
+        self.identity = Identity::Key(key);
+        self
+    }
+
+    /// Reads the node's key from a file of 64 hex digits, which is created for its owner alone if it is missing.
+    pub fn identity_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.identity = Identity::File(path.into());
+        self
+    }
+
+    /// Reads the node's key from an environment variable of 64 hex digits.
+    pub fn identity_variable(mut self, name: impl Into<String>) -> Self {
+        self.identity = Identity::Variable(name.into());
+        self
+    }
+
+    /// Listens on this address instead of on every interface; call it again for the other IP family. Port 0 is any free port.
+    pub fn bind_addr(mut self, address: SocketAddr) -> Self {
+        self.bind.push(address);
+        self
+    }
+
+    /// Uses relays where no direct path works. The default is none.
+    pub fn relay(mut self, mode: RelayMode) -> Self {
+        self.relay = mode;
+        self
+    }
+
+    /// The node's bounds.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Who may connect. The default is every node of the network.
+    pub fn admission(mut self, admission: Admission) -> Self {
+        self.admission = admission;
+        self
+    }
+
+    /// A peer's addresses, known from the start; the same as [`Node::add_address`] later.
+    pub fn peer(mut self, address: EndpointAddr) -> Self {
+        self.addresses.push(address);
+        self
+    }
+
+    /// Runs the node's network on a thread of its own, with a single-threaded runtime. Handlers run there too and must not block it.
+    pub fn network_thread(mut self) -> Self {
+        self.own_thread = true;
+        self
+    }
+
+    /// Starts the node. Its root actor has no supervisor: [`Node::closed`] tells its end.
+    ///
+    /// Cancelled, nothing of the node is left.
+    pub async fn spawn(self) -> Result<Node, SpawnError> {
+        self.start(None).await
+    }
+
+    /// Starts the node under a supervisor of the app, which learns its failure from the supervision event.
+    ///
+    /// Cancelled, nothing of the node is left.
+    pub async fn spawn_linked(self, supervisor: ActorCell) -> Result<Node, SpawnError> {
+        self.start(Some(supervisor)).await
+    }
+
+    async fn start(self, supervisor: Option<ActorCell>) -> Result<Node, SpawnError> {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(SpawnError::NoRuntime);
+        }
+        if self.own_thread {
+            thread::run(move || self.launch(supervisor)).await
+        } else {
+            self.launch(supervisor).await.map(|launched| launched.value)
+        }
+    }
+
+    async fn launch(self, supervisor: Option<ActorCell>) -> Result<Launched<Node>, SpawnError> {
+        self.limits.validate()?;
+        if self.network.is_empty() {
+            return Err(SpawnError::EmptyNetworkName);
+        }
+        let alpn = NetworkId::from_name(&self.network).alpn();
+        let key = self.identity.load()?;
+        let context = Arc::new(Context::new(key.public(), self.limits, self.admission));
+        for address in self.addresses {
+            context.configure(address)?;
+        }
+        let endpoint = bind(key, &alpn, &self.bind, self.relay, &context.limits).await?;
+        context.address.send_replace(endpoint.addr());
+        let arguments =
+            RootArguments { context: Arc::clone(&context), endpoint: endpoint.clone(), alpn };
+        let (actor, root): (ActorRef<NodeMessage>, _) = match supervisor {
+            Some(supervisor) => {
+                ractor::Actor::spawn_linked(None, Root, arguments, supervisor).await?
+            }
+            None => ractor::Actor::spawn(None, Root, arguments).await?,
+        };
+        Ok(Launched { value: Node::new(context, actor), root, endpoint })
+    }
+}
+
+async fn bind(
+    key: SecretKey,
+    alpn: &[u8],
+    addresses: &[SocketAddr],
+    relay: RelayMode,
+    limits: &Limits,
+) -> Result<Endpoint, SpawnError> {
+    let mut builder = Endpoint::builder(presets::Minimal)
+        .secret_key(key)
+        .alpns(vec![alpn.to_vec()])
+        .relay_mode(relay)
+        .transport_config(transport(limits));
+    if !addresses.is_empty() {
+        builder = builder.clear_ip_transports();
+    }
+    for address in addresses {
+        let required = BindOpts::default().set_is_required(true);
+        builder = builder.bind_addr_with_opts(*address, required).map_err(|error| {
+            SpawnError::Address { address: *address, reason: error.to_string() }
+        })?;
+    }
+    builder.bind().await.map_err(|error| SpawnError::Bind(Box::new(error)))
+}
+
+/// QUIC's own bounds. iroh's defaults let one connection pin about 250 MB; these let it pin its connection window.
+fn transport(limits: &Limits) -> QuicTransportConfig {
+    // `Limits::validate` keeps every value within QUIC's range.
+    let idle = IdleTimeout::try_from(limits.idle_timeout).ok();
+    QuicTransportConfig::builder()
+        // One more for the control stream of a peer that dials.
+        .max_concurrent_bidi_streams(VarInt::from_u32(limits.streams_per_peer.saturating_add(1)))
+        // Version 1 has no use for one-way streams and datagrams.
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .stream_receive_window(VarInt::from_u32(limits.stream_window))
+        .receive_window(VarInt::from_u32(limits.connection_window))
+        .send_window(limits.send_window)
+        .max_idle_timeout(idle)
+        .keep_alive_interval(limits.keep_alive)
+        .default_path_keep_alive_interval(limits.keep_alive)
+        .build()
+}

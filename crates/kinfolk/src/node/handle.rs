@@ -1,0 +1,311 @@
+//! The handle of a node: what an app calls. Every clone is the same node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use iroh::{EndpointAddr, EndpointId};
+use kinfolk_core::id::ProtocolName;
+use kinfolk_core::peer_link::Why;
+use kinfolk_core::peer_table::PeerSummary;
+use ractor::ActorRef;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{broadcast, watch};
+
+use crate::context::Context;
+use crate::error::{AddressError, CallError, NodeClosed, OpenError, ServeError};
+use crate::events::NodeEvent;
+use crate::metrics::Metrics;
+use crate::monitor::PeerStatus;
+use crate::node::actor::NodeMessage;
+use crate::node::builder::NodeBuilder;
+use crate::node::hold::Hold;
+use crate::node::terminal::Terminal;
+use crate::peers::manager::PeerManagerMessage;
+use crate::protocol::open::{self, Options, Peer};
+use crate::protocol::service::Service;
+use crate::protocol::stream::{RecvStream, SendStream};
+
+/// How much longer than its own deadline a shutdown may take before the node is killed.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+
+/// How long a killed node may take to be gone.
+const KILL_GRACE: Duration = Duration::from_secs(1);
+
+/// A running node.
+///
+/// It is a cheap handle: clone it freely. Dropping handles does not stop the node, as it may be used by messages alone;
+/// [`Node::shutdown`] does, or the supervisor that it was linked to.
+#[derive(Clone)]
+pub struct Node {
+    context: Arc<Context>,
+    actor: ActorRef<NodeMessage>,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("id", &self.context.id).finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    pub(crate) fn new(context: Arc<Context>, actor: ActorRef<NodeMessage>) -> Self {
+        Self { context, actor }
+    }
+
+    /// Starts to build a node of the network with this name; nodes of other networks are refused in the TLS handshake.
+    pub fn builder(network: impl Into<String>) -> NodeBuilder {
+        NodeBuilder::new(network.into())
+    }
+
+    /// The node's id: its public key.
+    pub fn id(&self) -> EndpointId {
+        self.context.id
+    }
+
+    /// Where the node can be reached, as far as it knows now.
+    pub fn addr(&self) -> EndpointAddr {
+        self.context.address.borrow().clone()
+    }
+
+    /// The root actor, for apps that prefer messages.
+    pub fn actor(&self) -> ActorRef<NodeMessage> {
+        self.actor.clone()
+    }
+
+    /// Opens a stream that the peer has acknowledged; the peer is dialled if need be.
+    ///
+    /// Cancel safe: dropped, the wish is withdrawn and a stream that was opened is reset.
+    pub async fn open(
+        &self,
+        peer: impl Into<Peer>,
+        protocol: ProtocolName,
+    ) -> Result<(SendStream, RecvStream), OpenError> {
+        self.open_with(peer, protocol, Options::new()).await
+    }
+
+    /// Like [`Node::open`], with options.
+    pub async fn open_with(
+        &self,
+        peer: impl Into<Peer>,
+        protocol: ProtocolName,
+        options: Options,
+    ) -> Result<(SendStream, RecvStream), OpenError> {
+        self.check()?;
+        open::open(&self.context, peer.into(), protocol, options).await
+    }
+
+    /// Opens a stream without waiting for the peer's answer: the first payload may travel in the same flight. A refusal is seen at
+    /// the first read. Cancel safe.
+    ///
+    /// Once returned, a stream is not opened again on another link by itself: its payload is the caller's. Until the answer was read,
+    /// nothing says that the peer took the stream; if the session is closed before that, it may never have.
+    pub async fn open_eager(
+        &self,
+        peer: impl Into<Peer>,
+        protocol: ProtocolName,
+    ) -> Result<(SendStream, RecvStream), OpenError> {
+        self.open_eager_with(peer, protocol, Options::new()).await
+    }
+
+    /// Like [`Node::open_eager`], with options.
+    pub async fn open_eager_with(
+        &self,
+        peer: impl Into<Peer>,
+        protocol: ProtocolName,
+        options: Options,
+    ) -> Result<(SendStream, RecvStream), OpenError> {
+        self.check()?;
+        open::open_eager(&self.context, peer.into(), protocol, options).await
+    }
+
+    /// Opens a stream like [`Node::open`] if a session is live, and fails with [`OpenError::NotConnected`] at once if not.
+    pub async fn try_open(
+        &self,
+        peer: EndpointId,
+        protocol: ProtocolName,
+    ) -> Result<(SendStream, RecvStream), OpenError> {
+        self.check()?;
+        open::try_open(&self.context, peer, protocol, Options::new()).await
+    }
+
+    /// Sends a typed request and waits for the typed response; both travel as postcard.
+    ///
+    /// Dropped, the stream is reset, and the peer's handler is dropped at its next await. When the link is lost after the request was
+    /// sent, the call ends as [`OpenError::Unknown`], unless it is idempotent or the peer certainly did not serve it.
+    pub async fn call<Req, Res>(
+        &self,
+        peer: impl Into<Peer>,
+        protocol: ProtocolName,
+        request: &Req,
+    ) -> Result<Res, CallError>
+    where
+        Req: Serialize + ?Sized,
+        Res: DeserializeOwned,
+    {
+        self.call_with(peer, protocol, request, Options::new()).await
+    }
+
+    /// Like [`Node::call`], with options.
+    pub async fn call_with<Req, Res>(
+        &self,
+        peer: impl Into<Peer>,
+        protocol: ProtocolName,
+        request: &Req,
+        options: Options,
+    ) -> Result<Res, CallError>
+    where
+        Req: Serialize + ?Sized,
+        Res: DeserializeOwned,
+    {
+        let request = postcard::to_allocvec(request)
+            .map_err(|error| CallError::Request(error.to_string().into()))?;
+        let response = self.call_bytes(peer, protocol, &request, options).await?;
+        postcard::from_bytes(&response)
+            .map_err(|error| CallError::Response(error.to_string().into()))
+    }
+
+    /// Sends a request of bytes and waits for the response.
+    pub async fn call_bytes(
+        &self,
+        peer: impl Into<Peer>,
+        protocol: ProtocolName,
+        request: &[u8],
+        options: Options,
+    ) -> Result<Bytes, OpenError> {
+        self.check()?;
+        open::call(&self.context, peer.into(), protocol, request, options).await
+    }
+
+    /// Keeps a peer connected until the answer is dropped.
+    ///
+    /// Addresses that come with the peer and do not fit into the address book are left out; [`Node::add_address`] tells.
+    pub fn hold(&self, peer: impl Into<Peer>) -> Hold {
+        let peer = peer.into();
+        let id = peer.id();
+        let _ = peer.configure(&self.context);
+        Hold::new(&self.context, id)
+    }
+
+    /// Takes a protocol into service.
+    ///
+    /// It is async for symmetry with what it is the same as: [`NodeMessage::Serve`].
+    pub async fn serve(&self, protocol: ProtocolName, service: Service) -> Result<(), ServeError> {
+        self.alive()?;
+        self.context.serve(protocol, service)
+    }
+
+    /// Takes a protocol out of service and says whether it was in service. Streams that are being served go on.
+    pub fn unserve(&self, protocol: &ProtocolName) -> bool {
+        self.context.services.remove(protocol)
+    }
+
+    /// Subscribes to what happens from now on. A subscriber that falls behind gets `Lagged(n)` and goes on with the newest.
+    pub async fn events(&self) -> Result<broadcast::Receiver<NodeEvent>, NodeClosed> {
+        self.alive()?;
+        Ok(self.context.events.subscribe())
+    }
+
+    /// One consistent look at the node's numbers. Cancel safe.
+    pub async fn metrics(&self) -> Result<Metrics, NodeClosed> {
+        self.context.ask_manager(PeerManagerMessage::Metrics).await
+    }
+
+    /// All peers with which something is going on. Cancel safe.
+    pub async fn peers(&self) -> Result<Vec<PeerSummary>, NodeClosed> {
+        self.context.ask_manager(PeerManagerMessage::Peers).await
+    }
+
+    /// Why a peer is connected or is not; `None` if nothing is known of it. Cancel safe.
+    pub async fn why(&self, peer: EndpointId) -> Result<Option<Why>, NodeClosed> {
+        self.context.ask_manager(|reply| PeerManagerMessage::Why(peer, reply)).await
+    }
+
+    /// Watches whether a session with a peer is live, and why not. Cancel safe.
+    pub async fn monitor(
+        &self,
+        peer: EndpointId,
+    ) -> Result<watch::Receiver<PeerStatus>, NodeClosed> {
+        self.context.ask_manager(|reply| PeerManagerMessage::Monitor(peer, reply)).await
+    }
+
+    /// Adds addresses of a peer to those that it is dialled at.
+    pub fn add_address(&self, address: EndpointAddr) -> Result<(), AddressError> {
+        self.alive()?;
+        Ok(self.context.configure(address)?)
+    }
+
+    /// Removes addresses that the app gave of a peer: these, or all. Returns how many there were.
+    pub fn remove_address(&self, peer: EndpointId, addresses: Option<&EndpointAddr>) -> usize {
+        self.context.unconfigure(&peer, addresses)
+    }
+
+    /// Ends everything that waits for a peer, its holds included, as `Cancelled`, and drains its session.
+    pub async fn disconnect(&self, peer: EndpointId) -> Result<(), NodeClosed> {
+        self.tell(PeerManagerMessage::Disconnect(peer)).await
+    }
+
+    /// Closes the session with a peer at once and refuses new ones for this time, at most 30 days.
+    pub fn ban(&self, peer: EndpointId, duration: Duration) {
+        self.context.ban(peer, duration);
+    }
+
+    /// Lifts a ban.
+    pub fn unban(&self, peer: EndpointId) {
+        self.context.unban(peer);
+    }
+
+    /// Takes no new work, lets streams finish within the drain deadline, and returns when no session is left. The node stays up and
+    /// can be asked; shut it down next. Cancel safe; the draining goes on.
+    pub async fn drain(&self) -> Result<(), NodeClosed> {
+        self.context.start_draining();
+        self.context.ask_manager(PeerManagerMessage::ShutDown).await
+    }
+
+    /// Drains, stops every part, closes the endpoint, and says why the node has ended. It takes at most the shutdown deadline and a
+    /// few seconds; what is left by then is killed. Its UDP port is free once the app has dropped the streams that it still holds.
+    ///
+    /// Idempotent, and callable from any clone. Cancel safe; the shutdown goes on.
+    pub async fn shutdown(&self) -> Terminal {
+        self.actor.stop(None);
+        let latest = self.context.limits.shutdown_deadline.saturating_add(SHUTDOWN_GRACE);
+        match tokio::time::timeout(latest, self.context.closed()).await {
+            Ok(terminal) => terminal,
+            Err(_) => {
+                self.actor.kill();
+                // A handler that blocks the runtime's only thread keeps even that from happening.
+                let killed = tokio::time::timeout(KILL_GRACE, self.context.closed()).await;
+                self.context.end(Terminal::Killed);
+                killed.unwrap_or(Terminal::Killed)
+            }
+        }
+    }
+
+    /// Waits until the node has ended, and says why: the text of a panic included. Cancel safe.
+    pub async fn closed(&self) -> Terminal {
+        self.context.closed().await
+    }
+
+    /// Makes an actor of the node fail.
+    #[cfg(feature = "fault-injection")]
+    pub fn inject(&self, victim: crate::fault::Victim, crash: crate::fault::Crash) {
+        let internal = crate::node::actor::Internal::crash(victim, crash);
+        let _ = self.actor.send_message(NodeMessage::Internal(internal));
+    }
+
+    fn alive(&self) -> Result<(), NodeClosed> {
+        self.context.ended().map_or(Ok(()), |end| Err(NodeClosed(end)))
+    }
+
+    fn check(&self) -> Result<(), OpenError> {
+        self.alive().map_err(OpenError::Closed)
+    }
+
+    async fn tell(&self, message: PeerManagerMessage) -> Result<(), NodeClosed> {
+        self.context.manager_up().await?;
+        // A manager that failed meanwhile has lost what the message was about.
+        let _ = self.context.tell_manager(message);
+        Ok(())
+    }
+}

@@ -1,0 +1,643 @@
+//! PeerManager: runs the table of all peers, and the sessions that it asks for.
+//!
+//! It translates: messages and supervision events into inputs of the [`PeerTable`], and the table's outputs into sessions, orders and
+//! replies. It learns a session's end from its supervision event and from nowhere else. It never awaits a peer, a callback or a socket;
+//! what it awaits is the local start of a session. What the app gave (addresses, bans, holds) is kept by the node, so that a
+//! restart loses none of it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use iroh::{Endpoint, EndpointId};
+use kinfolk_core::address_book::AttemptFailure;
+use kinfolk_core::code::Code;
+use kinfolk_core::id::{Incarnation, LinkId};
+use kinfolk_core::intent::{Intent, IntentId, Outcome, Priority, Want};
+use kinfolk_core::peer_link::{
+    DialFailure, Direction, Incoming, Input, LinkEnd, Output, PeerEvent, Why,
+};
+use kinfolk_core::peer_table::{PeerSummary, PeerTable};
+use ractor::{ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot, watch};
+use tokio::task::JoinSet;
+use tracing::{debug, info};
+
+use crate::context::{Context, Mailbox};
+use crate::events::NodeEvent;
+use crate::local_only::local_only;
+use crate::metrics::{Family, Metrics};
+use crate::monitor::PeerStatus;
+use crate::peers::link::Link;
+use crate::peers::session::{
+    Arrived, Session, SessionArguments, SessionFailure, SessionMessage, SessionState, Start,
+};
+use crate::supervision::{ChildEnd, OwnedTask, child_end, lock};
+
+/// How long a stopping manager waits for its sessions; closing is local work.
+const SESSION_STOP: Duration = Duration::from_secs(1);
+
+/// The actor.
+pub(crate) struct PeerManager;
+
+/// What it is started with.
+pub(crate) struct PeerManagerArguments {
+    pub(crate) context: Arc<Context>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) alpn: Vec<u8>,
+    /// How many messages wait in its mailbox; ractor does not tell.
+    pub(crate) depth: Arc<AtomicUsize>,
+}
+
+/// What a waiting intent gets.
+#[derive(Debug)]
+pub(crate) enum Grant {
+    /// A link to open its stream on.
+    Link(Arc<Link>),
+    /// Its end.
+    Ended(Outcome, Option<LinkEnd>),
+}
+
+/// What the manager is told and asked.
+pub(crate) enum PeerManagerMessage {
+    /// An intent wants a link.
+    Ask { peer: EndpointId, intent: Intent, reply: oneshot::Sender<Grant> },
+    /// The caller of an intent is gone, or a hold was dropped.
+    Cancel(IntentId),
+    /// A hold was added to what the node keeps.
+    Hold(IntentId),
+    /// The app gave a new address of a peer.
+    AddressNews(EndpointId),
+    /// An incoming connection said hello. The permit is its place in this mailbox.
+    Arrived(Box<Arrived>, OwnedSemaphorePermit),
+    /// A dialling session has its connection.
+    Connected { link: Arc<Link> },
+    /// A dialling session was welcomed.
+    Welcomed { link: LinkId, incarnation: Incarnation, arrival: u64 },
+    /// The peer said goodbye.
+    Draining { link: LinkId, code: Code },
+    /// The table's next timeout is due.
+    Tick,
+    /// Drain the link with a peer and end what waits for it.
+    Disconnect(EndpointId),
+    /// A ban was added to what the node keeps.
+    Ban { peer: EndpointId, until: Instant },
+    /// A ban was lifted.
+    Unban(EndpointId),
+    /// Take no new work, drain every link, and say when none is left.
+    ShutDown(RpcReplyPort<()>),
+    /// Why a peer is connected or not.
+    Why(EndpointId, RpcReplyPort<Option<Why>>),
+    /// All peers.
+    Peers(RpcReplyPort<Vec<PeerSummary>>),
+    /// The node's numbers.
+    Metrics(RpcReplyPort<Metrics>),
+    /// Watch a peer.
+    Monitor(EndpointId, RpcReplyPort<watch::Receiver<PeerStatus>>),
+    /// Fail, as a test asked; a session's peer if it is a session that is to fail.
+    #[cfg(feature = "fault-injection")]
+    Crash(Option<EndpointId>, crate::fault::Crash),
+}
+local_only!(PeerManagerMessage);
+
+/// The table, and what its names stand for.
+pub(crate) struct PeerManagerState {
+    me: ActorRef<PeerManagerMessage>,
+    context: Arc<Context>,
+    endpoint: Endpoint,
+    alpn: Vec<u8>,
+    depth: Arc<AtomicUsize>,
+    incarnation: Incarnation,
+    table: PeerTable,
+    outputs: Vec<(EndpointId, Output)>,
+    sessions: HashMap<LinkId, Running>,
+    by_actor: HashMap<ActorId, LinkId>,
+    asks: HashMap<IntentId, oneshot::Sender<Grant>>,
+    /// The incoming connection that the table is deciding about.
+    arrived: Option<Box<Arrived>>,
+    /// Incoming connections that are being refused; each still counts at the gate.
+    refusals: JoinSet<()>,
+    /// The text of the latest panic of a session, for the event of a quarantine.
+    last_panic: String,
+    shut_down: Vec<RpcReplyPort<()>>,
+    alarm: watch::Sender<Option<Instant>>,
+    /// Tells the clock that its tick was handled.
+    ticked: Arc<Notify>,
+    _clock: OwnedTask,
+}
+
+struct Running {
+    peer: EndpointId,
+    actor: ActorRef<SessionMessage>,
+    /// A dialled link has none until it is connected.
+    link: Option<Arc<Link>>,
+}
+
+#[ractor::actor(
+    message = PeerManagerMessage,
+    state = PeerManagerState,
+    arguments = PeerManagerArguments
+)]
+impl PeerManager {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<PeerManagerMessage>,
+        arguments: PeerManagerArguments,
+    ) -> Result<PeerManagerState, ActorProcessingErr> {
+        let PeerManagerArguments { context, endpoint, alpn, depth } = arguments;
+        // A restarted manager knows none of the old links: to its peers it is a restarted node.
+        let incarnation = Incarnation::new(rand::random());
+        let table = PeerTable::new(context.id, incarnation, &context.limits, rand::random());
+        let alarm = watch::Sender::new(None);
+        let ticked = Arc::new(Notify::new());
+        let clock = OwnedTask::spawn(clock(alarm.subscribe(), Arc::clone(&ticked), myself.clone()));
+        let mut state = PeerManagerState {
+            me: myself,
+            context,
+            endpoint,
+            alpn,
+            depth,
+            incarnation,
+            table,
+            outputs: Vec::new(),
+            sessions: HashMap::new(),
+            by_actor: HashMap::new(),
+            asks: HashMap::new(),
+            arrived: None,
+            refusals: JoinSet::new(),
+            last_panic: String::new(),
+            shut_down: Vec::new(),
+            alarm,
+            ticked,
+            _clock: clock,
+        };
+        state.recall().await;
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        _myself: ActorRef<PeerManagerMessage>,
+        message: PeerManagerMessage,
+        state: &mut PeerManagerState,
+    ) -> Result<(), ActorProcessingErr> {
+        if !matches!(message, PeerManagerMessage::Tick) {
+            state.depth.fetch_sub(1, Ordering::Relaxed);
+        }
+        state.receive(message).await
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _myself: ActorRef<PeerManagerMessage>,
+        event: SupervisionEvent,
+        state: &mut PeerManagerState,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some((actor, end)) = child_end(event) else { return Ok(()) };
+        let Some(link) = state.by_actor.remove(&actor) else { return Ok(()) };
+        state.session_ended(link, end).await;
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _myself: ActorRef<PeerManagerMessage>,
+        state: &mut PeerManagerState,
+    ) -> Result<(), ActorProcessingErr> {
+        state.end_asks(Outcome::ShuttingDown);
+        let sessions: Vec<Running> = state.sessions.drain().map(|(_, running)| running).collect();
+        for session in &sessions {
+            let _ = session.actor.send_message(SessionMessage::Close(Code::DrainDeadline));
+        }
+        let ended = async {
+            for session in &sessions {
+                let _ = session.actor.get_cell().wait(None).await;
+            }
+        };
+        // What does not end in time is killed with its parent.
+        let _ = tokio::time::timeout(SESSION_STOP, ended).await;
+        Ok(())
+    }
+}
+
+impl PeerManagerState {
+    async fn receive(&mut self, message: PeerManagerMessage) -> Result<(), ActorProcessingErr> {
+        use PeerManagerMessage as M;
+        match message {
+            M::Ask { peer, intent, reply } => {
+                self.asks.insert(intent.id, reply);
+                self.input(peer, Input::Queue(intent)).await;
+            }
+            M::Cancel(id) => {
+                self.asks.remove(&id);
+                self.table.cancel(Instant::now(), id, &mut self.outputs);
+                self.carry_out().await;
+            }
+            M::Hold(id) => self.hold(id).await,
+            M::AddressNews(peer) => self.input(peer, Input::AddressNews).await,
+            M::Arrived(arrived, _place) => self.arrived(arrived).await,
+            M::Connected { link } => {
+                let (id, peer) = (link.id, link.peer);
+                if let Some(running) = self.sessions.get_mut(&id) {
+                    running.link = Some(link);
+                    self.input(peer, Input::Connected { link: id }).await;
+                }
+            }
+            M::Welcomed { link, incarnation, arrival } => {
+                self.about(link, Input::Welcomed { link, incarnation, arrival }).await;
+            }
+            M::Draining { link, code } => self.about(link, Input::Draining { link, code }).await,
+            M::Tick => {
+                self.table.handle_timeout(Instant::now(), &mut self.outputs);
+                self.carry_out().await;
+                self.ticked.notify_one();
+            }
+            M::Disconnect(peer) => self.input(peer, Input::Disconnect).await,
+            M::Ban { peer, until } => self.input(peer, Input::Ban { until }).await,
+            M::Unban(peer) => self.input(peer, Input::Unban).await,
+            M::ShutDown(reply) => {
+                self.shut_down.push(reply);
+                self.table.shut_down(Instant::now(), &mut self.outputs);
+                self.carry_out().await;
+            }
+            M::Why(peer, reply) => {
+                let _ = reply.send(self.table.why(Instant::now(), &peer));
+            }
+            M::Peers(reply) => {
+                let _ = reply.send(self.table.peers(Instant::now()));
+            }
+            M::Metrics(reply) => {
+                let totals = self.table.totals(Instant::now());
+                let _ = reply.send(
+                    self.context.counters.snapshot(&totals, self.depth.load(Ordering::Relaxed)),
+                );
+            }
+            M::Monitor(peer, reply) => {
+                let live = self.table.live(&peer).and_then(|id| self.sessions.get(&id));
+                let status = match live.and_then(|running| running.link.as_ref()) {
+                    Some(link) => PeerStatus::Up { link: link.id, direction: link.direction },
+                    None => PeerStatus::Down { reason: None },
+                };
+                let _ = reply.send(self.context.monitors.watch(peer, status));
+            }
+            #[cfg(feature = "fault-injection")]
+            M::Crash(None, crash) => crash.strike()?,
+            #[cfg(feature = "fault-injection")]
+            M::Crash(Some(peer), crash) => {
+                if let Some(id) = self.table.live(&peer) {
+                    self.order(id, SessionMessage::Crash(crash));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes up what the app gave to an earlier manager.
+    async fn recall(&mut self) {
+        if self.context.is_draining() {
+            self.table.shut_down(Instant::now(), &mut self.outputs);
+        }
+        let (bans, holds) = {
+            let retained = lock(&self.context.retained);
+            let bans: Vec<_> = retained.bans.iter().map(|(peer, until)| (*peer, *until)).collect();
+            (bans, retained.holds.keys().copied().collect::<Vec<_>>())
+        };
+        for (peer, until) in bans {
+            self.input(peer, Input::Ban { until }).await;
+        }
+        for id in holds {
+            self.hold(id).await;
+        }
+    }
+
+    async fn hold(&mut self, id: IntentId) {
+        let held = lock(&self.context.retained).holds.get(&id).cloned();
+        // Dropped before the message was read.
+        let Some(held) = held else { return };
+        let priority = Priority::default();
+        let intent = Intent { id, want: Want::Hold, priority, deadline: None };
+        self.input(held.peer, Input::Queue(intent)).await;
+    }
+
+    async fn arrived(&mut self, arrived: Box<Arrived>) {
+        let peer = arrived.connection.remote_id();
+        let me = self.context.id;
+        let incoming = Incoming {
+            link: arrived.hello.link_id(peer),
+            dead: arrived.hello.dead.iter().map(|dead| dead.link(peer, me)).collect(),
+            arrival: arrived.arrival,
+        };
+        self.arrived = Some(arrived);
+        self.input(peer, Input::Incoming { incoming, room: true }).await;
+        self.arrived = None;
+    }
+
+    async fn session_ended(&mut self, link: LinkId, end: ChildEnd) {
+        let Some(running) = self.sessions.remove(&link) else { return };
+        if let Some(link) = &running.link {
+            link.retire();
+        }
+        let end = match end {
+            ChildEnd::Stopped(state) => {
+                let state = state.and_then(|mut state| state.take::<SessionState>().ok());
+                // The state goes here, and with it the connection and its place at the gate.
+                state.and_then(|state| state.end).unwrap_or(LinkEnd::Failed)
+            }
+            ChildEnd::Killed => LinkEnd::Failed,
+            ChildEnd::Failed(error) if error.is::<SessionFailure>() => LinkEnd::Failed,
+            ChildEnd::Failed(error) => {
+                self.context.counters.count(Family::Panicked, "session");
+                self.last_panic = error.to_string();
+                self.context.emit(NodeEvent::SessionPanicked {
+                    peer: running.peer,
+                    link,
+                    message: self.last_panic.clone(),
+                });
+                LinkEnd::Panicked
+            }
+        };
+        self.input(running.peer, Input::Ended { link, end }).await;
+    }
+
+    /// Passes on what a session says of its link, if the session is still known.
+    async fn about(&mut self, link: LinkId, input: Input) {
+        if let Some(peer) = self.sessions.get(&link).map(|running| running.peer) {
+            self.input(peer, input).await;
+        }
+    }
+
+    async fn input(&mut self, peer: EndpointId, input: Input) {
+        self.table.handle(Instant::now(), peer, input, &mut self.outputs);
+        self.carry_out().await;
+    }
+
+    /// Carries out what the table wants, and what follows from that.
+    async fn carry_out(&mut self) {
+        while !self.outputs.is_empty() {
+            for (peer, output) in std::mem::take(&mut self.outputs) {
+                self.perform(peer, output).await;
+            }
+        }
+        self.alarm.send_replace(self.table.next_timeout());
+        if !self.shut_down.is_empty() && self.sessions.is_empty() {
+            for reply in self.shut_down.drain(..) {
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    async fn perform(&mut self, peer: EndpointId, output: Output) {
+        match output {
+            Output::Dial(link) => {
+                let address = lock(&self.context.retained).book.addresses(&peer);
+                let endpoint = self.endpoint.clone();
+                let start = Start::Dial { endpoint, address, alpn: self.alpn.clone() };
+                self.start(peer, link, None, start).await;
+            }
+            Output::Admit(link) => self.take_over(peer, link, true).await,
+            Output::Park(link) => self.take_over(peer, link, false).await,
+            Output::Refuse(_, code) => {
+                if let Some(arrived) = self.arrived.take() {
+                    while self.refusals.try_join_next().is_some() {}
+                    self.refusals.spawn(arrived.refuse(code));
+                }
+            }
+            Output::Greet(link, dead) => self.order(link, SessionMessage::Greet(dead)),
+            Output::Welcome(link) => self.order(link, SessionMessage::Welcome),
+            Output::Keep(link, keep) => self.order(link, SessionMessage::Keep(keep)),
+            Output::Drain(link, code, within) => {
+                self.retire(link);
+                self.order(link, SessionMessage::Drain(code, within));
+            }
+            Output::Close(link, code) => {
+                self.retire(link);
+                self.order(link, SessionMessage::Close(code));
+            }
+            Output::Kill(link) => {
+                self.retire(link);
+                if let Some(running) = self.sessions.get(&link) {
+                    running.actor.get_cell().kill();
+                }
+            }
+            Output::Publish(link) => {
+                if let Some(link) = self.link(link) {
+                    self.context.directory.publish(link);
+                }
+            }
+            Output::Unpublish(link) => {
+                self.context.directory.unpublish(&peer, link);
+                self.retire(link);
+            }
+            Output::CloseIfIdle(id, linger) => {
+                let now = Instant::now();
+                if let Some(link) = self.link(id) {
+                    let linger = link.close_if_idle(now, linger);
+                    let input = Input::Lingered { link: id, linger };
+                    self.table.handle(now, peer, input, &mut self.outputs);
+                }
+            }
+            Output::Hand(link, id) => {
+                let reply = self.asks.remove(&id);
+                // A caller that left meanwhile takes nothing with it: the link lingers out.
+                if let (Some(reply), Some(link)) = (reply, self.link(link)) {
+                    let _ = reply.send(Grant::Link(link));
+                }
+            }
+            Output::End(id, outcome, cause) => self.end_intent(id, outcome, cause),
+            Output::Event(event) => self.report(peer, event),
+            // The table carries these out itself.
+            Output::WantDial | Output::Forget => {}
+        }
+    }
+
+    fn link(&self, id: LinkId) -> Option<Arc<Link>> {
+        self.sessions.get(&id).and_then(|running| running.link.clone())
+    }
+
+    fn retire(&self, link: LinkId) {
+        if let Some(link) = self.link(link) {
+            link.retire();
+        }
+    }
+
+    fn order(&self, link: LinkId, message: SessionMessage) {
+        if let Some(running) = self.sessions.get(&link) {
+            // A session that is gone already tells so by its supervision event.
+            let _ = running.actor.send_message(message);
+        }
+    }
+
+    async fn take_over(&mut self, peer: EndpointId, id: LinkId, welcome: bool) {
+        let Some(arrived) = self.arrived.take() else { return };
+        let connection = arrived.connection.clone();
+        let link = Link::new(
+            id,
+            peer,
+            Direction::Inbound,
+            connection,
+            self.context.limits.connection_window,
+        );
+        let link = match arrived.streams {
+            Some(streams) => Arc::new(link.with_places(streams)),
+            None => Arc::new(link),
+        };
+        let start = Start::TakeOver { arrived, link: Arc::clone(&link), welcome };
+        self.start(peer, id, Some(link), start).await;
+    }
+
+    async fn start(
+        &mut self,
+        peer: EndpointId,
+        link: LinkId,
+        published: Option<Arc<Link>>,
+        start: Start,
+    ) {
+        let arguments = SessionArguments {
+            context: Arc::clone(&self.context),
+            manager: Mailbox { actor: self.me.clone(), depth: Arc::clone(&self.depth) },
+            link,
+            peer,
+            incarnation: self.incarnation,
+            start,
+        };
+        let supervisor = self.me.get_cell();
+        match ractor::Actor::spawn_linked(None, Session, arguments, supervisor).await {
+            Ok((actor, _)) => {
+                self.by_actor.insert(actor.get_id(), link);
+                self.sessions.insert(link, Running { peer, actor, link: published });
+            }
+            Err(error) => {
+                debug!(peer = %peer.fmt_short(), %link, %error, "session did not start");
+                let input = Input::Ended { link, end: LinkEnd::Failed };
+                self.table.handle(Instant::now(), peer, input, &mut self.outputs);
+            }
+        }
+    }
+
+    fn end_intent(&mut self, id: IntentId, outcome: Outcome, cause: Option<LinkEnd>) {
+        if let Some(reply) = self.asks.remove(&id) {
+            let _ = reply.send(Grant::Ended(outcome, cause));
+            return;
+        }
+        let held = lock(&self.context.retained).holds.remove(&id);
+        if let Some(held) = held {
+            held.ended.send_replace(Some(outcome));
+            self.context.counters.outcome(&outcome);
+        }
+    }
+
+    fn end_asks(&mut self, outcome: Outcome) {
+        for (_, reply) in self.asks.drain() {
+            let _ = reply.send(Grant::Ended(outcome, None));
+        }
+    }
+
+    fn report(&mut self, peer: EndpointId, event: PeerEvent) {
+        let context = &self.context;
+        match event {
+            PeerEvent::Up(link, direction) => {
+                info!(peer = %peer.fmt_short(), %link, ?direction, "session established");
+                context.counters.sessions_established.fetch_add(1, Ordering::Relaxed);
+                context.monitors.note(&peer, PeerStatus::Up { link, direction });
+                self.learn_address(peer, link, direction);
+                self.context.emit(NodeEvent::SessionEstablished { peer, link, direction });
+            }
+            PeerEvent::Down(link, reason) => {
+                info!(peer = %peer.fmt_short(), %link, ?reason, "session down");
+                context.monitors.note(&peer, PeerStatus::Down { reason: Some(reason) });
+                context.emit(NodeEvent::SessionDown { peer, link, reason });
+            }
+            PeerEvent::DialFailed(_, end, retry_in) => {
+                debug!(peer = %peer.fmt_short(), %end, ?retry_in, "dial failed");
+                context.counters.count(Family::DialFailed, end.name());
+                let failure = attempt_failure(end);
+                let mut retained = lock(&context.retained);
+                retained.book.attempted(Instant::now(), &peer, Err(failure));
+                drop(retained);
+                context.emit(NodeEvent::DialFailed { peer, end, retry_in });
+            }
+            PeerEvent::Refused(_, code) => {
+                context.counters.count(Family::LinkRefused, code.name());
+                context.emit(NodeEvent::LinkRefused { peer, code });
+            }
+            PeerEvent::Ended(link, end) => {
+                context.counters.count(Family::SessionEnded, end.name());
+                context.emit(NodeEvent::SessionEnded { peer, link, end });
+            }
+            PeerEvent::Quarantined(duration) => {
+                let cause = self.last_panic.clone();
+                context.emit(NodeEvent::PeerQuarantined { peer, duration, cause });
+            }
+            PeerEvent::Banned(until) => {
+                lock(&context.retained).bans.insert(peer, until);
+                let duration = until.saturating_duration_since(Instant::now());
+                context.emit(NodeEvent::PeerBanned { peer, duration });
+            }
+            PeerEvent::Unbanned => {
+                lock(&context.retained).bans.remove(&peer);
+                context.emit(NodeEvent::PeerUnbanned { peer });
+            }
+        }
+    }
+
+    /// Remembers where the peer was reached. iroh may have several paths; the one in use is the one worth dialling.
+    fn learn_address(&self, peer: EndpointId, id: LinkId, direction: Direction) {
+        let Some(link) = self.link(id) else { return };
+        let paths = link.connection.paths();
+        let selected = paths.iter().find(|path| path.is_selected());
+        let Some(address) = selected.map(|path| path.remote_addr().clone()) else { return };
+        let now = Instant::now();
+        let mut retained = lock(&self.context.retained);
+        if direction == Direction::Outbound {
+            retained.book.attempted(now, &peer, Ok(Some(&address)));
+        }
+        retained.book.learned(now, peer, address);
+    }
+}
+
+/// Whose fault a failed dial is, for the address book.
+fn attempt_failure(end: LinkEnd) -> AttemptFailure {
+    match end {
+        LinkEnd::DialFailed(
+            DialFailure::TimedOut | DialFailure::Refused | DialFailure::WrongIdentity,
+        )
+        | LinkEnd::Lost => AttemptFailure::Unreached,
+        LinkEnd::ClosedByPeer(_) | LinkEnd::PeerMisbehaved(_) => AttemptFailure::Rejected,
+        _ => AttemptFailure::Local,
+    }
+}
+
+/// Wakes the manager when its table's next timeout is due, with one message at a time in its mailbox.
+async fn clock(
+    mut alarm: watch::Receiver<Option<Instant>>,
+    ticked: Arc<Notify>,
+    manager: ActorRef<PeerManagerMessage>,
+) {
+    loop {
+        let due = *alarm.borrow_and_update();
+        match due {
+            Some(due) => {
+                tokio::select! {
+                    () = tokio::time::sleep_until(due.into()) => {
+                        if manager.send_message(PeerManagerMessage::Tick).is_err() {
+                            return;
+                        }
+                        // The alarm is set anew by then.
+                        ticked.notified().await;
+                    }
+                    changed = alarm.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+            None => {
+                if alarm.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Negotiated streams: opening them from the caller's own future, serving them with the app's handlers.
+//!
+//! Payload flows between the app and QUIC directly; no actor is in between.
+
+pub(crate) mod open;
+pub(crate) mod serve;
+pub(crate) mod service;
+pub(crate) mod stream;

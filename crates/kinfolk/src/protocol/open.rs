@@ -1,0 +1,462 @@
+//! Opening streams and making calls, in the caller's own future.
+//!
+//! A warm open takes a lease from the published link and touches no mailbox. Otherwise the wish waits in the peer's machine
+//! until a link can carry it. When the link goes away under a stream, [`after_loss`] says whether to ask for the next one; the payload
+//! stays here all the while, so that nothing is lost with a session. Every wait ends with the deadline, and dropping the
+//! future cancels the wish.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::TryFutureExt;
+use iroh::{EndpointAddr, EndpointId};
+use kinfolk_core::code::Code;
+use kinfolk_core::id::ProtocolName;
+use kinfolk_core::intent::{
+    Failure, Intent, IntentId, Next, Outcome, Priority, Progress, StreamLoss, Want, after_loss,
+};
+use kinfolk_core::wire::{LENGTH_BYTES, StreamHeader, StreamMode, call_length, call_prefix};
+use tokio::sync::oneshot;
+
+use crate::context::Context;
+use crate::error::{NodeClosed, OpenError, StreamError};
+use crate::metrics::ProtocolCounters;
+use crate::peers::link::{Lease, Link};
+use crate::peers::manager::{Grant, PeerManagerMessage};
+use crate::protocol::stream::{AnswerState, RecvStream, SendStream};
+
+/// How much later than the machine the caller's future gives up waiting, so that the machine's answer, which knows the cause, comes first.
+const DEADLINE_GRACE: Duration = Duration::from_millis(500);
+
+/// Largest buffer that is reserved for a response before any of it has arrived.
+const RESERVED: usize = 64 * 1024;
+
+/// A peer, by its id alone or with addresses at which to reach it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    id: EndpointId,
+    address: Option<EndpointAddr>,
+}
+
+impl From<EndpointId> for Peer {
+    fn from(id: EndpointId) -> Self {
+        Self { id, address: None }
+    }
+}
+
+impl From<&EndpointId> for Peer {
+    fn from(id: &EndpointId) -> Self {
+        Self { id: *id, address: None }
+    }
+}
+
+impl From<EndpointAddr> for Peer {
+    fn from(address: EndpointAddr) -> Self {
+        Self { id: address.id, address: (!address.is_empty()).then_some(address) }
+    }
+}
+
+impl From<&EndpointAddr> for Peer {
+    fn from(address: &EndpointAddr) -> Self {
+        Self::from(address.clone())
+    }
+}
+
+impl Peer {
+    /// The peer's key.
+    pub fn id(&self) -> EndpointId {
+        self.id
+    }
+
+    /// Remembers the addresses, if any came along.
+    pub(crate) fn configure(self, context: &Context) -> Result<EndpointId, OpenError> {
+        if let Some(address) = self.address {
+            let full = |_| OpenError::Failed { failure: Failure::TooManyPeers, cause: None };
+            context.configure(address).map_err(full)?;
+        }
+        Ok(self.id)
+    }
+}
+
+/// How an open or a call is to be carried out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Options {
+    deadline: Option<Duration>,
+    priority: Priority,
+    idempotent: bool,
+}
+
+impl Options {
+    /// The defaults: the deadline of the limits, interactive, not idempotent.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How long the whole wish may take.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Which wishes and streams of the same peer go first.
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Says that the peer may safely act on a call twice, so that it is asked again when the answer was lost.
+    pub fn idempotent(mut self) -> Self {
+        self.idempotent = true;
+        self
+    }
+}
+
+/// Opens a stream and waits for the peer's ack.
+pub(crate) async fn open(
+    context: &Arc<Context>,
+    peer: Peer,
+    protocol: ProtocolName,
+    options: Options,
+) -> Result<(SendStream, RecvStream), OpenError> {
+    let mut wish = Wish::new(context, peer.id, &options);
+    let result = async {
+        peer.configure(context)?;
+        wish.open(&protocol, StreamMode::Acked).await
+    };
+    let result = result.await;
+    wish.end(&result);
+    result
+}
+
+/// Opens a stream without waiting for the peer's answer, which the first read checks.
+pub(crate) async fn open_eager(
+    context: &Arc<Context>,
+    peer: Peer,
+    protocol: ProtocolName,
+    options: Options,
+) -> Result<(SendStream, RecvStream), OpenError> {
+    let mut wish = Wish::new(context, peer.id, &options);
+    let result = async {
+        peer.configure(context)?;
+        wish.open(&protocol, StreamMode::Eager).await
+    };
+    let result = result.await;
+    wish.end(&result);
+    result
+}
+
+/// Opens a stream if a session is live, and waits for the peer's ack.
+pub(crate) async fn try_open(
+    context: &Arc<Context>,
+    peer: EndpointId,
+    protocol: ProtocolName,
+    options: Options,
+) -> Result<(SendStream, RecvStream), OpenError> {
+    let mut wish = Wish::new(context, peer, &options);
+    wish.only_live = true;
+    let result = wish.open(&protocol, StreamMode::Acked).await;
+    wish.end(&result);
+    result
+}
+
+/// Sends a request and waits for the response.
+pub(crate) async fn call(
+    context: &Arc<Context>,
+    peer: Peer,
+    protocol: ProtocolName,
+    request: &[u8],
+    options: Options,
+) -> Result<Bytes, OpenError> {
+    let mut wish = Wish::new(context, peer.id, &options);
+    let result = async {
+        peer.configure(context)?;
+        wish.call(&protocol, request).await
+    };
+    let result = result.await;
+    wish.end(&result);
+    result
+}
+
+/// One open or call under way. Dropped before its end, it counts as cancelled.
+struct Wish<'a> {
+    context: &'a Arc<Context>,
+    id: IntentId,
+    peer: EndpointId,
+    deadline: Instant,
+    priority: Priority,
+    idempotent: bool,
+    only_live: bool,
+    /// Whether the machine has it.
+    waiting: bool,
+    ended: bool,
+}
+
+/// Why a stream could not be used, and whether payload was on it.
+struct Lost {
+    progress: Progress,
+    loss: StreamLoss,
+    link: Arc<Link>,
+}
+
+impl<'a> Wish<'a> {
+    fn new(context: &'a Arc<Context>, peer: EndpointId, options: &Options) -> Self {
+        let within = options.deadline.unwrap_or(context.limits.intent_deadline);
+        let within = within.min(kinfolk_core::limits::LONGEST);
+        let now = Instant::now();
+        Self {
+            context,
+            id: context.intent_id(),
+            peer,
+            deadline: now.checked_add(within).unwrap_or(now),
+            priority: options.priority,
+            idempotent: options.idempotent,
+            only_live: false,
+            waiting: false,
+            ended: false,
+        }
+    }
+
+    fn end<T>(&mut self, result: &Result<T, OpenError>) {
+        self.ended = true;
+        let outcome = result.as_ref().err().map_or(Outcome::Done, OpenError::outcome);
+        self.context.counters.outcome(&outcome);
+    }
+
+    async fn open(
+        &mut self,
+        protocol: &ProtocolName,
+        mode: StreamMode,
+    ) -> Result<(SendStream, RecvStream), OpenError> {
+        let header = encode_header(protocol, mode)?;
+        let counters = self.counters(protocol);
+        let mut last = None;
+        loop {
+            let lease = self.lease(last.take()).await?;
+            let link = Arc::clone(lease.link());
+            let attempt = async {
+                let (mut send, mut recv) = self.open_raw(lease, &counters, link).await?;
+                let mut written = send.write_overhead(&header).await;
+                if mode == StreamMode::Acked || written.is_err() {
+                    // A refusal may have stopped the header; the answer says which.
+                    written = recv.answered().await;
+                }
+                match written {
+                    Ok(()) => Ok((send, recv)),
+                    Err(error) => Err(lost(&recv, Progress::NothingSent, error)),
+                }
+            };
+            match within(self.deadline, attempt).await? {
+                Ok(streams) => {
+                    counters.opened.fetch_add(1, Ordering::Relaxed);
+                    return Ok(streams);
+                }
+                Err(loss) => last = Some(self.again(loss)?),
+            }
+        }
+    }
+
+    async fn call(&mut self, protocol: &ProtocolName, request: &[u8]) -> Result<Bytes, OpenError> {
+        let too_large = || OpenError::Failed { failure: Failure::TooLarge, cause: None };
+        let max = self.context.limits.call_bytes;
+        let mut message = encode_header(protocol, StreamMode::Call)?;
+        let header_length = message.len();
+        message.extend_from_slice(&call_prefix(request.len(), max).map_err(|_| too_large())?);
+        message.extend_from_slice(request);
+        let counters = self.counters(protocol);
+        let mut last = None;
+        loop {
+            let lease = self.lease(last.take()).await?;
+            let link = Arc::clone(lease.link());
+            if link.call_max().is_some_and(|max| call_prefix(request.len(), max).is_err()) {
+                return Err(too_large());
+            }
+            let attempt = async {
+                let (mut send, mut recv) = self.open_raw(lease, &counters, link).await?;
+                let sent = send.write_overhead(&message).await;
+                let _ = send.finish();
+                counters.opened.fetch_add(1, Ordering::Relaxed);
+                if sent.is_ok() {
+                    let payload = message.len().saturating_sub(header_length);
+                    let payload = u64::try_from(payload).unwrap_or(u64::MAX);
+                    counters.bytes_sent.fetch_add(payload, Ordering::Relaxed);
+                }
+                match read_response(&mut recv, max).await {
+                    Ok(response) => Ok(response),
+                    Err(error) => Err(lost(&recv, Progress::PayloadSent, error)),
+                }
+            };
+            match within(self.deadline, attempt).await? {
+                Ok(response) => return Ok(response),
+                Err(loss) => last = Some(self.again(loss)?),
+            }
+        }
+    }
+
+    fn counters(&self, protocol: &ProtocolName) -> Arc<ProtocolCounters> {
+        self.context.counters.protocol(protocol, self.context.limits.protocols)
+    }
+
+    /// Opens the stream itself. Not being able to is no loss of a stream: nothing was sent.
+    async fn open_raw(
+        &self,
+        lease: Lease,
+        counters: &Arc<ProtocolCounters>,
+        link: Arc<Link>,
+    ) -> Result<(SendStream, RecvStream), Lost> {
+        let Ok((send, recv)) = link.connection.open_bi().await else {
+            let loss = StreamLoss::NotOpened(link.close_code());
+            return Err(Lost { progress: Progress::NothingSent, loss, link });
+        };
+        let reading = lease.again();
+        let send = SendStream::new(send, lease, Arc::clone(counters), std::sync::Weak::new());
+        send.set_priority(self.priority);
+        let answer = AnswerState::Awaited;
+        let recv = RecvStream::new(recv, reading, Arc::clone(counters), Bytes::new(), answer);
+        Ok((send, recv))
+    }
+
+    /// A lease on a link that can carry the stream; `last` is the link that could not.
+    async fn lease(&mut self, last: Option<Arc<Link>>) -> Result<Lease, OpenError> {
+        if let Some(last) = last {
+            // The machine learns of the loss by itself; until then it would name the same link again.
+            within(self.deadline, last.retired()).await?;
+        }
+        loop {
+            let live = self.context.directory.get(&self.peer);
+            if let Some(lease) = live.and_then(|link| link.lease()) {
+                return Ok(lease);
+            }
+            if self.only_live {
+                return Err(OpenError::NotConnected);
+            }
+            let link = self.ask().await?;
+            match link.lease() {
+                Some(lease) => return Ok(lease),
+                None => {
+                    let loss = StreamLoss::NotOpened(link.close_code());
+                    let lost = Lost { progress: Progress::NothingSent, loss, link };
+                    within(self.deadline, self.again(lost)?.retired()).await?;
+                }
+            }
+        }
+    }
+
+    /// Lets the machine find a link.
+    async fn ask(&mut self) -> Result<Arc<Link>, OpenError> {
+        let (reply, grant) = oneshot::channel();
+        let intent = Intent {
+            id: self.id,
+            want: Want::Stream,
+            priority: self.priority,
+            deadline: Some(self.deadline),
+        };
+        let up = within(self.deadline, self.context.manager_up()).await?;
+        up.map_err(OpenError::Closed)?;
+        self.waiting = true;
+        let asked =
+            self.context.tell_manager(PeerManagerMessage::Ask { peer: self.peer, intent, reply });
+        let latest = self.deadline.checked_add(DEADLINE_GRACE).unwrap_or(self.deadline);
+        let granted = match asked {
+            Ok(()) => {
+                within(latest, grant).await?.unwrap_or(Grant::Ended(Outcome::Restarted, None))
+            }
+            Err(_) => Grant::Ended(Outcome::Restarted, None),
+        };
+        self.waiting = false;
+        match granted {
+            Grant::Link(link) => Ok(link),
+            Grant::Ended(Outcome::Restarted, _) if self.context.ended().is_some() => {
+                Err(OpenError::Closed(NodeClosed(self.context.closed().await)))
+            }
+            Grant::Ended(Outcome::Restarted, _) if self.context.is_draining() => {
+                Err(OpenError::ShuttingDown)
+            }
+            Grant::Ended(outcome, cause) => Err(OpenError::from_outcome(outcome, cause)),
+        }
+    }
+
+    /// The link to wait out before asking again, or the outcome.
+    fn again(&self, lost: Lost) -> Result<Arc<Link>, OpenError> {
+        match after_loss(lost.progress, self.idempotent, lost.loss) {
+            Next::Again => Ok(lost.link),
+            // It may be the app of this side that did not want the peer any more.
+            Next::End(Outcome::Refused(Code::Banned)) if self.context.is_banned(&self.peer) => {
+                Err(OpenError::Banned)
+            }
+            Next::End(outcome) => Err(OpenError::from_outcome(outcome, None)),
+        }
+    }
+}
+
+impl Drop for Wish<'_> {
+    fn drop(&mut self) {
+        if self.waiting {
+            // If the manager is away, so is what it knew of this wish.
+            let _ = self.context.tell_manager(PeerManagerMessage::Cancel(self.id));
+        }
+        if !self.ended {
+            self.context.counters.outcome(&Outcome::Cancelled);
+        }
+    }
+}
+
+fn encode_header(protocol: &ProtocolName, mode: StreamMode) -> Result<Vec<u8>, OpenError> {
+    let header = StreamHeader::new(protocol.clone(), mode).encode();
+    header.map_err(|_| OpenError::Failed { failure: Failure::TooLarge, cause: None })
+}
+
+fn lost(recv: &RecvStream, progress: Progress, error: StreamError) -> Lost {
+    Lost { progress, loss: recv.loss(error), link: Arc::clone(recv.link()) }
+}
+
+/// Not an async function: that would hold the future twice, as its argument and within the timeout.
+fn within<F: Future>(
+    deadline: Instant,
+    future: F,
+) -> impl Future<Output = Result<F::Output, OpenError>> {
+    tokio::time::timeout_at(deadline.into(), future)
+        .map_err(|_| OpenError::TimedOut { cause: None })
+}
+
+async fn read_response(recv: &mut RecvStream, max: u32) -> Result<Bytes, StreamError> {
+    recv.answered().await?;
+    let length = read_call_length(recv, max).await?;
+    let response = read_call_body(recv, length).await?;
+    recv.notice_end();
+    Ok(response)
+}
+
+/// Reads the length of a request or a response.
+pub(crate) async fn read_call_length(
+    recv: &mut RecvStream,
+    max: u32,
+) -> Result<usize, StreamError> {
+    let mut prefix = [0; LENGTH_BYTES];
+    recv.read_exact(&mut prefix).await?;
+    call_length(prefix, max).map_err(|_| StreamError::TooLarge)
+}
+
+/// Reads a request or a response of this length. Memory grows with what arrives, not with what is claimed.
+pub(crate) async fn read_call_body(
+    recv: &mut RecvStream,
+    length: usize,
+) -> Result<Bytes, StreamError> {
+    if length == 0 {
+        return Ok(Bytes::new());
+    }
+    let first = recv.read_chunk(length).await?.ok_or(StreamError::Truncated)?;
+    if first.len() == length {
+        return Ok(first);
+    }
+    let mut body = Vec::with_capacity(length.min(RESERVED));
+    body.extend_from_slice(&first);
+    while body.len() < length {
+        let rest = length.saturating_sub(body.len());
+        let chunk = recv.read_chunk(rest).await?.ok_or(StreamError::Truncated)?;
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.into())
+}

@@ -1,0 +1,236 @@
+//! What a node serves: one handler per protocol, with its limits and its door.
+//!
+//! The app registers handlers; the sessions look them up for each incoming stream. The registry belongs to the node and survives
+//! every restart below it.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use iroh::EndpointId;
+use kinfolk_core::code::Code;
+use kinfolk_core::id::ProtocolName;
+use kinfolk_core::wire::header::StreamMode;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::{HandlerError, ServeError};
+use crate::metrics::ProtocolCounters;
+use crate::protocol::stream::{RecvStream, SendStream};
+
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+type StreamHandler = dyn Fn(Incoming) -> BoxFuture<Result<(), HandlerError>> + Send + Sync;
+type CallHandler =
+    dyn Fn(EndpointId, Bytes) -> BoxFuture<Result<Vec<u8>, HandlerError>> + Send + Sync;
+type Door = dyn Fn(&EndpointId) -> bool + Send + Sync;
+
+/// A stream that a peer opened and this node has accepted.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Incoming {
+    /// Who opened it.
+    pub peer: EndpointId,
+    /// For which protocol.
+    pub protocol: ProtocolName,
+    /// The half that this node sends on.
+    pub send: SendStream,
+    /// The half that this node receives on.
+    pub recv: RecvStream,
+}
+
+/// A handler for one protocol, with what it admits.
+///
+/// ```
+/// use kinfolk::Service;
+///
+/// let echo = Service::stream(|mut stream| async move {
+///     while let Some(chunk) = stream.recv.read_chunk(64 * 1024).await? {
+///         stream.send.write_chunk(chunk).await?;
+///     }
+///     stream.send.finish()?;
+///     Ok(())
+/// })
+/// .concurrency(100);
+/// # let _ = echo;
+/// ```
+pub struct Service {
+    pub(crate) handler: Handler,
+    pub(crate) concurrency: Option<usize>,
+    pub(crate) door: Option<Box<Door>>,
+}
+
+pub(crate) enum Handler {
+    Stream(Box<StreamHandler>),
+    Call(Box<CallHandler>),
+    Actor {
+        /// Passes a stream on; false if the actor is gone.
+        cast: Box<dyn Fn(Incoming) -> bool + Send + Sync>,
+        is_up: Box<dyn Fn() -> bool + Send + Sync>,
+    },
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = match self.handler {
+            Handler::Stream(_) => "stream",
+            Handler::Call(_) => "call",
+            Handler::Actor { .. } => "actor",
+        };
+        f.debug_struct("Service")
+            .field("kind", &kind)
+            .field("concurrency", &self.concurrency)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Service {
+    /// Serves each stream with an async function. When it returns an error or panics, the stream is reset with the code
+    /// `HandlerFailed` or `HandlerPanicked`, and nothing else is touched.
+    pub fn stream<F, Fut>(handler: F) -> Self
+    where
+        F: Fn(Incoming) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
+        Self::new(Handler::Stream(Box::new(move |stream| Box::pin(handler(stream)))))
+    }
+
+    /// Answers each request with a typed response. Requests and responses travel as postcard.
+    ///
+    /// An error of the app that the caller should see belongs into the response type; a [`HandlerError`] only tells
+    /// the caller that the handler failed.
+    pub fn call<Req, Res, F, Fut>(handler: F) -> Self
+    where
+        Req: DeserializeOwned + 'static,
+        Res: Serialize + 'static,
+        F: Fn(EndpointId, Req) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Res, HandlerError>> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        Self::new(Handler::Call(Box::new(move |peer, request: Bytes| {
+            let handler = Arc::clone(&handler);
+            Box::pin(async move {
+                let request = postcard::from_bytes(&request)
+                    .map_err(|error| HandlerError::new(format!("undecodable request: {error}")))?;
+                let response = handler(peer, request).await?;
+                postcard::to_allocvec(&response)
+                    .map_err(|error| HandlerError::new(format!("unencodable response: {error}")))
+            })
+        })))
+    }
+
+    /// Answers each request with bytes.
+    pub fn call_bytes<F, Fut>(handler: F) -> Self
+    where
+        F: Fn(EndpointId, Bytes) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<u8>, HandlerError>> + Send + 'static,
+    {
+        Self::new(Handler::Call(Box::new(move |peer, request| Box::pin(handler(peer, request)))))
+    }
+
+    /// Casts each stream to an actor. The stream holds its place in the protocol's concurrency until both halves are over, which bounds
+    /// the actor's mailbox. While the actor is dead, streams are refused as busy.
+    pub fn actor<M>(actor: ractor::ActorRef<M>) -> Self
+    where
+        M: ractor::Message + From<Incoming>,
+    {
+        let watched = actor.get_cell();
+        Self::new(Handler::Actor {
+            cast: Box::new(move |stream| actor.send_message(M::from(stream)).is_ok()),
+            is_up: Box::new(move || watched.get_status() < ractor::ActorStatus::Draining),
+        })
+    }
+
+    /// Whether streams cannot be served now, since the actor that would is gone.
+    pub(crate) fn is_away(&self) -> bool {
+        matches!(&self.handler, Handler::Actor { is_up, .. } if !is_up())
+    }
+
+    fn new(handler: Handler) -> Self {
+        Self { handler, concurrency: None, door: None }
+    }
+
+    /// How many streams are served at once; more are refused as busy. The default is
+    /// [`Limits::protocol_concurrency`](kinfolk_core::limits::Limits::protocol_concurrency).
+    #[must_use]
+    pub fn concurrency(mut self, streams: usize) -> Self {
+        self.concurrency = Some(streams);
+        self
+    }
+
+    /// Serves only peers for which the function is true; others are refused as not allowed. It runs for each stream and must not block.
+    #[must_use]
+    pub fn admit(mut self, door: impl Fn(&EndpointId) -> bool + Send + Sync + 'static) -> Self {
+        self.door = Some(Box::new(door));
+        self
+    }
+}
+
+/// A registered service.
+pub(crate) struct Registered {
+    pub(crate) service: Service,
+    pub(crate) places: Arc<Semaphore>,
+    pub(crate) counters: Arc<ProtocolCounters>,
+}
+
+impl Registered {
+    /// A place among those that the protocol serves at once.
+    pub(crate) fn place(&self) -> Result<OwnedSemaphorePermit, Code> {
+        Arc::clone(&self.places).try_acquire_owned().map_err(|_| Code::Busy)
+    }
+
+    /// Whether a stream of this mode can be served by this handler.
+    pub(crate) fn takes(&self, mode: StreamMode) -> bool {
+        matches!(self.service.handler, Handler::Call(_)) == (mode == StreamMode::Call)
+    }
+}
+
+/// All services of a node.
+#[derive(Default)]
+pub(crate) struct Services(RwLock<BTreeMap<ProtocolName, Arc<Registered>>>);
+
+impl std::fmt::Debug for Services {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Services").finish_non_exhaustive()
+    }
+}
+
+impl Services {
+    pub(crate) fn get(&self, protocol: &ProtocolName) -> Option<Arc<Registered>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(protocol).cloned()
+    }
+
+    pub(crate) fn add(
+        &self,
+        protocol: ProtocolName,
+        service: Service,
+        default_concurrency: usize,
+        max: usize,
+        counters: Arc<ProtocolCounters>,
+    ) -> Result<(), ServeError> {
+        if protocol.is_reserved() {
+            return Err(ServeError::Reserved(protocol));
+        }
+        let places = service.concurrency.unwrap_or(default_concurrency);
+        if places == 0 {
+            return Err(ServeError::ZeroConcurrency);
+        }
+        let mut services = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if services.contains_key(&protocol) {
+            return Err(ServeError::AlreadyServed(protocol));
+        }
+        if services.len() >= max {
+            return Err(ServeError::TooMany(max));
+        }
+        let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
+        services.insert(protocol, Arc::new(Registered { service, places, counters }));
+        Ok(())
+    }
+
+    pub(crate) fn remove(&self, protocol: &ProtocolName) -> bool {
+        let mut services = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        services.remove(protocol).is_some()
+    }
+}

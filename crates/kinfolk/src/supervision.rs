@@ -1,0 +1,121 @@
+//! What every supervisor of the tree shares: reading a child's end from an event, and how often to restart.
+//!
+//! The parents decide what an end means for their children; this module only tells them what happened, and counts.
+
+use std::any::Any;
+use std::time::{Duration, Instant};
+
+use kinfolk_core::intensity::{Intensity, Verdict};
+use ractor::actor::messages::BoxedState;
+use ractor::{ActorId, SupervisionEvent};
+use thiserror::Error;
+use tokio::task::JoinHandle;
+
+/// Restarts within [`RESTART_PERIOD`] that a parent tolerates; Erlang/OTP's defaults are 1 in 5 s, which a burst of one cause exceeds.
+pub(crate) const RESTARTS_MAX: usize = 5;
+/// The period over which restarts are counted.
+pub(crate) const RESTART_PERIOD: Duration = Duration::from_secs(10);
+/// Delay before the second restart within the period; it doubles with each further one.
+const RESTART_DELAY: Duration = Duration::from_millis(20);
+
+/// How a child ended.
+pub(crate) enum ChildEnd {
+    /// It stopped; its last state comes along.
+    Stopped(Option<BoxedState>),
+    /// It was killed from outside.
+    Killed,
+    /// It returned an error or panicked.
+    Failed(ractor::ActorProcessingErr),
+}
+
+/// Reads the end of a child from an event; `None` for events that are no end.
+pub(crate) fn child_end(event: SupervisionEvent) -> Option<(ActorId, ChildEnd)> {
+    match event {
+        SupervisionEvent::ActorTerminated(cell, state, reason) => {
+            let killed = matches!(reason.as_deref(), Some("killed" | "actor_task_cancelled"));
+            let end = if killed { ChildEnd::Killed } else { ChildEnd::Stopped(state) };
+            Some((cell.get_id(), end))
+        }
+        SupervisionEvent::ActorFailed(cell, error) => {
+            Some((cell.get_id(), ChildEnd::Failed(error)))
+        }
+        _ => None,
+    }
+}
+
+/// Counts one child's failures and spaces its restarts.
+#[derive(Debug)]
+pub(crate) struct Restarts {
+    intensity: Intensity,
+}
+
+/// A child failed more often than its parent tolerates.
+#[derive(Debug, Error)]
+#[error("{child} failed more than {RESTARTS_MAX} times within {RESTART_PERIOD:?}: {cause}")]
+pub(crate) struct TooManyRestarts {
+    pub(crate) child: &'static str,
+    pub(crate) cause: String,
+}
+
+impl Restarts {
+    pub(crate) fn new() -> Self {
+        Self { intensity: Intensity::new(RESTARTS_MAX, RESTART_PERIOD) }
+    }
+
+    /// Counts a failure: after which delay to restart, or `None` if it is one too many.
+    pub(crate) fn fail(&mut self, now: Instant) -> Option<Duration> {
+        match self.intensity.fail(now) {
+            Verdict::Tolerated(1) => Some(Duration::ZERO),
+            Verdict::Tolerated(n) => {
+                let doublings = u32::try_from(n.saturating_sub(2)).unwrap_or(0);
+                Some(RESTART_DELAY.saturating_mul(2_u32.saturating_pow(doublings)))
+            }
+            Verdict::Exceeded => None,
+        }
+    }
+}
+
+/// A task that ends with its owner.
+#[derive(Debug)]
+pub(crate) struct OwnedTask(JoinHandle<()>);
+
+impl OwnedTask {
+    pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(future))
+    }
+}
+
+impl Drop for OwnedTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The text of a caught panic.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a text".to_owned())
+}
+
+/// Locks a mutex whose data stays valid even if a holder panicked: every critical section of this crate leaves it whole.
+pub(crate) fn lock<T: ?Sized>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_restart_is_immediate_and_the_sixth_failure_is_one_too_many() {
+        let now = Instant::now();
+        let mut restarts = Restarts::new();
+        assert_eq!(restarts.fail(now), Some(Duration::ZERO));
+        let delays: Vec<_> = (0..4).map(|_| restarts.fail(now)).collect();
+        assert_eq!(delays, [20, 40, 80, 160].map(|ms| Some(Duration::from_millis(ms))));
+        assert_eq!(restarts.fail(now), None);
+    }
+}

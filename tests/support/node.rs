@@ -1,0 +1,187 @@
+//! Nodes for tests: on loopback, with times short enough to wait for, and the services that most tests use.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use kinfolk::{
+    DownReason, EndpointAddr, EndpointId, Limits, LinkId, Node, NodeBuilder, PeerStatus,
+    ProtocolName, SecretKey, Service,
+};
+use tokio::sync::{oneshot, watch};
+
+use super::impair::{Impairment, Pair};
+use super::wait::within;
+
+/// The network that all test nodes are of, unless a test says otherwise.
+pub const NETWORK: &str = "kinfolk-tests";
+
+/// Sends back what it gets, to the end.
+pub const ECHO: ProtocolName = ProtocolName::from_static("echo/1");
+
+/// Answers a number with its successor.
+pub const NEXT: ProtocolName = ProtocolName::from_static("next/1");
+
+/// Limits with short times. Counts are the defaults.
+pub fn quick_limits() -> Limits {
+    let mut limits = Limits::default();
+    limits.dial_deadline = Duration::from_secs(2);
+    limits.hello_deadline = Duration::from_secs(2);
+    limits.idle_timeout = Duration::from_secs(2);
+    limits.keep_alive = Duration::from_millis(500);
+    limits.header_deadline = Duration::from_secs(1);
+    limits.linger = Duration::from_secs(5);
+    limits.drain_deadline = Duration::from_secs(3);
+    limits.shutdown_deadline = Duration::from_secs(5);
+    limits.intent_deadline = Duration::from_secs(10);
+    limits
+}
+
+/// A builder of a node with this key on a free loopback port, with [`quick_limits`].
+pub fn builder(key: u8) -> NodeBuilder {
+    builder_at(key, ([127, 0, 0, 1], 0).into())
+}
+
+/// As [`builder`], bound to this address.
+pub fn builder_at(key: u8, address: SocketAddr) -> NodeBuilder {
+    Node::builder(NETWORK)
+        .secret_key(SecretKey::from_bytes(&[key; 32]))
+        .bind_addr(address)
+        .limits(quick_limits())
+}
+
+/// A node with this key that serves [`ECHO`] and [`NEXT`].
+pub async fn node(key: u8) -> Node {
+    serving(builder(key)).await
+}
+
+/// As [`node`], with other limits.
+pub async fn node_with(key: u8, change: impl FnOnce(&mut Limits)) -> Node {
+    let mut limits = quick_limits();
+    change(&mut limits);
+    serving(builder(key).limits(limits)).await
+}
+
+/// Spawns the node and lets it serve [`ECHO`] and [`NEXT`].
+pub async fn serving(builder: NodeBuilder) -> Node {
+    let node = builder.spawn().await.expect("the node starts");
+    node.serve(ECHO, echo()).await.expect("a new protocol");
+    node.serve(NEXT, next()).await.expect("a new protocol");
+    node
+}
+
+/// The service behind [`ECHO`].
+pub fn echo() -> Service {
+    Service::stream(|mut stream| async move {
+        while let Some(chunk) = stream.recv.read_chunk(64 * 1024).await? {
+            stream.send.write_chunk(chunk).await?;
+        }
+        stream.send.finish()?;
+        Ok(())
+    })
+}
+
+/// The service behind [`NEXT`].
+pub fn next() -> Service {
+    Service::call(|_peer, number: u64| async move { Ok(number.wrapping_add(1)) })
+}
+
+/// How long a node may take for what costs no more than a few round trips, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where the node's socket is bound.
+pub fn real_addr(node: &Node) -> SocketAddr {
+    *node.addr().ip_addrs().next().expect("a node is bound to an address")
+}
+
+/// Asks for the successor of 1, which makes a link if there is none, and returns the link.
+pub async fn connect(node: &Node, other: &Node) -> LinkId {
+    let asked = node.call::<_, u64>(other.addr(), NEXT, &1_u64);
+    assert_eq!(within(PATIENCE, "an answer", asked).await, Ok(2));
+    link(node, other.id()).await.expect("the link lingers")
+}
+
+/// The link that is live now.
+pub async fn link(node: &Node, peer: EndpointId) -> Option<LinkId> {
+    let why = within(PATIENCE, "why", node.why(peer)).await.expect("the node is up");
+    why.and_then(|why| why.link)
+}
+
+/// Waits until a link with the peer is live, and returns it.
+pub async fn live(node: &Node, peer: EndpointId) -> LinkId {
+    let mut status = watching(node, peer).await;
+    let status = within(PATIENCE, "a session", status.wait_for(PeerStatus::is_up)).await;
+    match *status.expect("the node is up") {
+        PeerStatus::Up { link, .. } => link,
+        PeerStatus::Down { .. } => panic!("waited for a session"),
+    }
+}
+
+/// Watches a peer.
+pub async fn watching(node: &Node, peer: EndpointId) -> watch::Receiver<PeerStatus> {
+    within(PATIENCE, "a watch", node.monitor(peer)).await.expect("the node is up")
+}
+
+/// Waits until no link with a watched peer is live, and says why.
+pub async fn down(status: &mut watch::Receiver<PeerStatus>) -> Option<DownReason> {
+    let status = within(PATIENCE, "the end", status.wait_for(|status| !status.is_up())).await;
+    match *status.expect("the node is up") {
+        PeerStatus::Down { reason } => reason,
+        PeerStatus::Up { .. } => panic!("waited for the end of a session"),
+    }
+}
+
+/// Puts a relay between two nodes, and tells each that the other one is there.
+///
+/// # Panics
+/// When a node is not bound to IPv4 loopback.
+pub fn relay(seed: u64, a: &Node, b: &Node) -> Pair {
+    let pair = Impairment::new(seed).link(real_addr(a), real_addr(b)).expect("on loopback");
+    for (node, peer, address) in [(a, b, pair.addr_of_b()), (b, a, pair.addr_of_a())] {
+        let address = EndpointAddr::new(peer.id()).with_ip_addr(address);
+        node.add_address(address).expect("the node is up");
+    }
+    pair
+}
+
+/// A node on a thread and a runtime of its own, so that it can die without a word to anyone: when this is dropped.
+#[derive(Debug)]
+pub struct Mortal {
+    /// The node.
+    pub node: Node,
+    thread: std::thread::JoinHandle<()>,
+    life: oneshot::Sender<()>,
+}
+
+impl Mortal {
+    /// As [`serving`].
+    ///
+    /// # Panics
+    /// When the node does not start.
+    pub async fn spawn(builder: NodeBuilder) -> Self {
+        let (ready, started) = oneshot::channel();
+        let (life, mut death) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.expect("a runtime");
+            runtime.block_on(async move {
+                let _ = ready.send(serving(builder).await);
+                let _ = (&mut death).await;
+            });
+            // What the node would still say goes with its tasks.
+            drop(runtime);
+        });
+        let node = within(PATIENCE, "a node", started).await.expect("the node starts");
+        Self { node, thread, life }
+    }
+
+    /// Returns when nothing of the node is left.
+    ///
+    /// # Panics
+    /// When its thread has panicked.
+    pub async fn kill(self) {
+        drop(self.life);
+        let gone = tokio::task::spawn_blocking(|| self.thread.join());
+        let gone = within(PATIENCE, "the end of the node's thread", gone).await;
+        gone.expect("the join runs").expect("the thread ends well");
+    }
+}
