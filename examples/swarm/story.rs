@@ -170,7 +170,7 @@ impl Swarm {
         let phase = self.screen.begin("return");
         self.restart(VANISHES, any_port()).await?;
         for peer in self.others(VANISHES) {
-            peer.node.remove_address(id, None);
+            peer.node.remove_address(id, None)?;
             peer.node.add_address(self.members[VANISHES].node.addr())?;
         }
         self.reunite(VANISHES, &mut tasks);

@@ -192,7 +192,7 @@ async fn a_peer_that_the_app_banned_is_not_asked_about() {
     }))
     .await;
     let mallory = Stranger::bind(66).await;
-    alice.ban(mallory.id(), Duration::from_secs(60));
+    alice.ban(mallory.id(), Duration::from_secs(60)).expect("the node is up");
     let (connection, ..) = knock(&mallory, &alice, hello(1, 1)).await;
     let code = closed_code(&connection, SOON).await;
     assert_eq!(code, Some(u64::from(Code::Banned.to_wire())));

@@ -223,7 +223,7 @@ async fn banned_in_flight(by_caller: bool, options: Options) -> Result<u64, Call
     let banning = async {
         hears(&mut told, "came").await;
         let (banning, banned) = if by_caller { (&alice, &bob) } else { (&bob, &alice) };
-        banning.ban(banned.id(), SOON);
+        banning.ban(banned.id(), SOON).expect("the node is up");
     };
     let (outcome, ()) = within(SOON, "both", async { tokio::join!(asking, banning) }).await;
     outcome

@@ -59,7 +59,7 @@ async fn the_outcomes_add_up_to_the_intents() {
     let left = tokio::time::timeout(ms(50), alice.open(nobody.as_if(98), ECHO)).await;
     left.expect_err("nobody is there");
     drop(alice.hold(bob.id()));
-    alice.ban(bob.id(), SOON);
+    alice.ban(bob.id(), SOON).expect("the node is up");
     eventually(SOON, "the ban", async || {
         let why = alice.why(bob.id()).await.expect("up").expect("banned");
         why.state == PeerState::Banned
@@ -313,7 +313,7 @@ async fn a_stream_outlives_the_refusal_of_a_later_one_but_not_its_link() {
     within(SOON, "the echo", recv.read_exact(&mut echoed)).await.expect("received");
     assert_eq!(echoed, *b"still here");
 
-    bob.ban(alice.id(), SOON);
+    bob.ban(alice.id(), SOON).expect("the node is up");
     let end = within(SOON, "the end", recv.read(&mut echoed)).await;
     assert_eq!(end, Err(StreamError::LinkClosed(Code::Banned)));
 }

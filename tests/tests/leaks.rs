@@ -54,7 +54,7 @@ async fn nothing_is_left_of_a_hundred_sessions_that_failed() {
             let is_end = |event: &NodeEvent| matches!(event, NodeEvent::SessionEnded { .. });
             log.next(SOON, "the session's end", is_end).await;
             // Else it would be left alone for its panics.
-            alice.unban(bob.id());
+            alice.unban(bob.id()).expect("the node is up");
             drop(guest);
         }
     })

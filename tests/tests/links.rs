@@ -516,7 +516,7 @@ async fn watchers_at_both_sides_see_the_ban_that_ended_a_session() {
     let mut at_alice = watching(&alice, bob.id()).await;
     let mut at_bob = watching(&bob, alice.id()).await;
     connect(&alice, &bob).await;
-    alice.ban(bob.id(), SOON);
+    alice.ban(bob.id(), SOON).expect("the node is up");
     assert_eq!(down(&mut at_alice).await, Some(DownReason::Banned));
     let closed = DownReason::Ended(LinkEnd::ClosedByPeer(Code::Banned));
     assert_eq!(down(&mut at_bob).await, Some(closed));
@@ -602,7 +602,7 @@ async fn why_tells_of_a_link_that_drains_and_of_one_that_lingered_out() {
 #[tokio::test]
 async fn why_tells_of_a_ban_how_long_it_lasts() {
     let (alice, bob) = (node(1).await, node(2).await);
-    alice.ban(bob.id(), Duration::from_secs(60));
+    alice.ban(bob.id(), Duration::from_secs(60)).expect("the node is up");
     let why = why(&alice, bob.id()).await;
     assert_eq!(why.state, PeerState::Banned);
     assert!(why.banned_for.is_some_and(|left| left <= Duration::from_secs(60)), "{why:?}");

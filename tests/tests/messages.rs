@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use kinfolk::address_book::AddressError;
 use kinfolk::error::{OpenError, ServeError, StreamError};
 use kinfolk::{
-    Bytes, Code, Failure, Incoming, MESSAGE_BYTES_MAX, Node, NodeEvent, NodeMessage, Options,
-    PeerState, PeerStatus, ProtocolName, Service, Terminal,
+    BookError, Bytes, Code, Failure, Incoming, MESSAGE_BYTES_MAX, Node, NodeEvent, NodeMessage,
+    Options, PeerState, PeerStatus, ProtocolName, Service, Terminal,
 };
 use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::node::{ECHO, NEXT, builder, echo, node, quick_limits, serving};
@@ -155,7 +154,7 @@ async fn addresses_are_given_and_taken_by_message() {
     assert_eq!(given, Ok(()));
     let bare = kinfolk::EndpointAddr::new(bob.id());
     let none = ask(&root, |reply| NodeMessage::AddAddress(bare, reply)).await;
-    assert_eq!(none, Err(AddressError::NoAddress));
+    assert_eq!(none, Err(BookError::NoAddress));
     let taken = ask(&root, |reply| NodeMessage::RemoveAddress(bob.id(), None, reply)).await;
     assert_eq!(taken, 1);
     let open = ask(&root, |reply| NodeMessage::Open(bob.id().into(), ECHO, Options::new(), reply));

@@ -8,10 +8,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use iroh::{EndpointAddr, SecretKey, TransportAddr};
-use kinfolk::address_book::AddressError as BookError;
 use kinfolk::error::{AddressError, CallError, OpenError, ServeError, SpawnError};
 use kinfolk::{
-    Failure, GateLimits, IdentityError, Limits, LimitsError, Node, NodeBuilder, Options,
+    BookError, Failure, GateLimits, IdentityError, Limits, LimitsError, Node, NodeBuilder, Options,
     ProtocolName, ProtocolNameError, Rate, Service,
 };
 use kinfolk_tests::support::node::{ECHO, NEXT, builder, echo, next, node, quick_limits, serving};
@@ -260,9 +259,9 @@ async fn a_wish_for_a_live_session_fails_at_once_where_there_is_none() {
 async fn what_is_not_there_is_not_removed() {
     let alice = node(1).await;
     let stranger = SecretKey::from_bytes(&[9; 32]).public();
-    assert_eq!(alice.remove_address(stranger, None), 0);
-    assert!(!alice.unserve(&own()));
-    alice.unban(stranger);
+    assert_eq!(alice.remove_address(stranger, None), Ok(0));
+    assert_eq!(alice.unserve(&own()), Ok(false));
+    alice.unban(stranger).expect("the node is up");
     alice.disconnect(stranger).await.expect("alive");
     assert_eq!(alice.why(stranger).await.expect("alive"), None);
 }
@@ -298,7 +297,7 @@ async fn more_protocols_than_the_limits_allow_are_refused() {
     limits.protocols = 2;
     let alice = serving(builder(1).limits(limits)).await;
     assert_eq!(alice.serve(own(), next()).await, Err(ServeError::TooMany(2)));
-    assert!(alice.unserve(&NEXT));
+    assert_eq!(alice.unserve(&NEXT), Ok(true));
     assert_eq!(alice.serve(own(), next()).await, Ok(()));
 }
 
@@ -352,7 +351,7 @@ async fn a_deadline_of_no_time_passes_at_once_and_one_without_end_is_kept_to_a_m
 #[tokio::test]
 async fn a_ban_without_end_is_kept_to_a_month() {
     let (alice, bob) = (node(1).await, node(2).await);
-    alice.ban(bob.id(), Duration::MAX);
+    alice.ban(bob.id(), Duration::MAX).expect("the node is up");
     let why = alice.why(bob.id()).await.expect("alive").expect("banned");
     assert!(why.banned_for.is_some_and(|left| left <= Duration::from_secs(30 * 24 * 3600)));
 }

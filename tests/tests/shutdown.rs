@@ -331,10 +331,10 @@ async fn a_node_that_has_ended_answers_everything_with_its_end() {
         assert_eq!(alice.drain().await.err(), Some(ended.clone()));
     };
     within(AT_ONCE, "all answers", asks).await;
-    assert!(alice.unserve(&ECHO));
-    alice.ban(bob.id(), Duration::from_secs(1));
-    alice.unban(bob.id());
-    assert_eq!(alice.remove_address(bob.id(), None), 1);
+    assert_eq!(alice.unserve(&ECHO), Err(ended.clone()));
+    assert_eq!(alice.ban(bob.id(), Duration::from_secs(1)), Err(ended.clone()));
+    assert_eq!(alice.unban(bob.id()), Err(ended.clone()));
+    assert_eq!(alice.remove_address(bob.id(), None), Err(ended));
     assert_eq!(alice.id(), id);
 }
 

@@ -499,8 +499,8 @@ async fn a_writer_waits_for_a_reader_that_does_not_read() {
 async fn a_protocol_out_of_service_is_refused_and_its_running_streams_go_on() {
     let (alice, bob) = (node(1).await, node(2).await);
     let (mut send, mut recv) = open(&alice, bob.addr(), ECHO).await.expect("opened");
-    assert!(bob.unserve(&ECHO));
-    assert!(!bob.unserve(&ECHO));
+    assert_eq!(bob.unserve(&ECHO), Ok(true));
+    assert_eq!(bob.unserve(&ECHO), Ok(false));
     let refused = refusal(open(&alice, bob.id(), ECHO).await);
     assert_eq!(refused, OpenError::Refused(Code::UnknownProtocol));
     echoes(&mut send, &mut recv, b"still here").await;

@@ -41,7 +41,7 @@ impl Default for AddressLimits {
 /// Why [`AddressBook::configure`] kept nothing. The app is to blame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum AddressError {
+pub enum BookError {
     /// The `EndpointAddr` names a peer, but no way to reach it.
     #[error("expected at least one transport address, got a bare endpoint id")]
     NoAddress,
@@ -145,11 +145,11 @@ impl AddressBook {
     ///
     /// # Errors
     ///
-    /// [`AddressError`], in which case the book is as it was.
-    pub fn configure(&mut self, addr: EndpointAddr) -> Result<bool, AddressError> {
+    /// [`BookError`], in which case the book is as it was.
+    pub fn configure(&mut self, addr: EndpointAddr) -> Result<bool, BookError> {
         let EndpointAddr { id, addrs } = addr;
         if addrs.is_empty() {
-            return Err(AddressError::NoAddress);
+            return Err(BookError::NoAddress);
         }
         let known = self.peers.get(&id).map(|entry| &entry.configured);
         let known_count = known.map_or(0, BTreeMap::len);
@@ -158,11 +158,11 @@ impl AddressBook {
         let limit = self.limits.configured_per_peer;
         let got = known_count.saturating_add(new_count);
         if got > limit {
-            return Err(AddressError::TooMany { limit, got });
+            return Err(BookError::TooMany { limit, got });
         }
         if self.make_room(&id).is_err() {
             let limit = self.limits.peers;
-            return Err(AddressError::Full { limit });
+            return Err(BookError::Full { limit });
         }
         self.change(id, |entry| {
             for addr in addrs {

@@ -1,5 +1,5 @@
 //! The decisions of kinfolk, without I/O: who is connected to whom, which of two links stays, when to dial
-//! again, what a frame may look like, and what an app's wish ends as.
+//! again, what a frame may look like, and what an intent ends as.
 //!
 //! Everything here is a value or a state machine. A machine takes an input and the time, and writes what has to
 //! happen into an outbox; it never opens a socket, reads a clock or draws a random number of its own, so that every

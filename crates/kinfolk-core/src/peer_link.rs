@@ -29,7 +29,7 @@
 //! | `Lingered` | the answer to `CloseIfIdle`: drained when idle, asked again later when not |
 //! | `Ended` | the link's session is gone: dial failed, live link lost, or one closing link less |
 //! | `AddressNews` | ends a backoff |
-//! | `Disconnect`, `Ban`, `Unban`, `Shutdown` | the app's or the node's wish |
+//! | `Disconnect`, `Ban`, `Unban`, `Shutdown` | what the app or the node wants |
 //! | `Timeout` | whatever is due: intents, dial, hello, parking, retry, linger, age, closing, ban, memory |
 //!
 //! # Arbitration
@@ -54,7 +54,7 @@
 //! same fact.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -63,13 +63,13 @@ use iroh_base::EndpointId;
 use crate::backoff::Backoff;
 use crate::code::Code;
 use crate::id::{Incarnation, LinkId};
-use crate::intensity::{Intensity, Verdict};
+use crate::intensity::Intensity;
 use crate::intent::{Failure, Intent, IntentId, Outcome, Priority, Want};
-use crate::wire::hello::DEAD_LINKS_MAX;
 
+mod arbitration;
 mod contract;
-#[cfg(test)]
-mod tests;
+mod dialling;
+mod ending;
 
 pub use contract::{
     DialFailure, Direction, DownReason, Incoming, Input, Linger, LinkEnd, Output, PeerEvent,
@@ -147,7 +147,7 @@ pub struct PeerLink {
     seen: Option<Seen>,
     queue: BTreeMap<(Reverse<Priority>, u64), Intent>,
     next_place: u64,
-    holds: BTreeMap<IntentId, ()>,
+    holds: BTreeSet<IntentId>,
     backoff: Backoff,
     retry_at: Option<Instant>,
     /// Whether the next new intent may cut the backoff short.
@@ -181,7 +181,7 @@ impl PeerLink {
             seen: None,
             queue: BTreeMap::new(),
             next_place: 0,
-            holds: BTreeMap::new(),
+            holds: BTreeSet::new(),
             backoff: Backoff::new(seed),
             retry_at: None,
             may_cut: true,
@@ -358,7 +358,7 @@ impl PeerLink {
         }
         match intent.want {
             Want::Hold => {
-                self.holds.insert(intent.id, ());
+                self.holds.insert(intent.id);
             }
             Want::Stream => {
                 let place = self.next_place;
@@ -381,7 +381,7 @@ impl PeerLink {
     }
 
     fn cancel(&mut self, id: IntentId, out: &mut Vec<Output>) {
-        let held = self.holds.remove(&id).is_some();
+        let held = self.holds.remove(&id);
         let queued = self.queue.len();
         self.queue.retain(|_, intent| intent.id != id);
         if held || self.queue.len() != queued {
@@ -398,407 +398,12 @@ impl PeerLink {
 
     fn end_holds(&mut self, outcome: Outcome, out: &mut Vec<Output>) {
         let cause = self.last_error;
-        for (id, ()) in std::mem::take(&mut self.holds) {
+        for id in std::mem::take(&mut self.holds) {
             out.push(Output::End(id, outcome, cause));
         }
     }
 
-    // Incoming links
-
-    fn incoming(&mut self, now: Instant, incoming: Incoming, room: bool, out: &mut Vec<Output>) {
-        let link = incoming.link;
-        let decision = self.arbitrate(&incoming, room);
-        if link.dialler == self.peer {
-            self.saw(link.incarnation, incoming.arrival, link.n);
-        }
-        match decision {
-            Arbitration::Refuse(code) => {
-                out.push(Output::Refuse(link, code));
-                out.push(Output::Event(PeerEvent::Refused(link, code)));
-            }
-            Arbitration::Park => {
-                self.unpark(now, Code::Duplicate, out);
-                self.parked = Some(Parked {
-                    link,
-                    arrival: incoming.arrival,
-                    deadline: after(now, self.rules.hello_deadline),
-                });
-                out.push(Output::Park(link));
-            }
-            Arbitration::Take => {
-                self.unpark(now, Code::Duplicate, out);
-                self.yield_dial(now, &incoming, out);
-                self.displace(now, &incoming, out);
-                out.push(Output::Admit(link));
-                self.go_live(now, link, incoming.link.incarnation, incoming.arrival, out);
-            }
-        }
-    }
-
-    fn arbitrate(&self, incoming: &Incoming, room: bool) -> Arbitration {
-        let link = &incoming.link;
-        if self.shutting_down {
-            return Arbitration::Refuse(Code::ShuttingDown);
-        }
-        if self.banned_until.is_some() {
-            return Arbitration::Refuse(Code::Banned);
-        }
-        if link.dialler != self.peer || self.knows(link) {
-            return Arbitration::Refuse(Code::Violation);
-        }
-        if self.is_outdated(link.incarnation, incoming.arrival) || self.is_given_up(link) {
-            return Arbitration::Refuse(Code::Duplicate);
-        }
-        if let Some(live) = &self.live {
-            let newer_process =
-                live.incarnation != link.incarnation && incoming.arrival > live.arrival;
-            let later_dial = live.link.dialler == link.dialler
-                && live.link.incarnation == link.incarnation
-                && live.link.n < link.n;
-            let lost_there = incoming.dead.contains(&live.link);
-            return if newer_process || later_dial || lost_there {
-                Arbitration::Take
-            } else {
-                Arbitration::Refuse(Code::Duplicate)
-            };
-        }
-        // A parked link's place is free for the one that displaces it.
-        if !room && self.parked.is_none() {
-            return Arbitration::Refuse(Code::Busy);
-        }
-        match &self.dial {
-            Some(Dial::Greeting { link: dial, .. }) if self.me > self.peer => {
-                let newer_process =
-                    self.seen.as_ref().is_some_and(|seen| seen.incarnation != link.incarnation);
-                if newer_process || incoming.dead.contains(dial) {
-                    Arbitration::Take
-                } else {
-                    Arbitration::Park
-                }
-            }
-            _ => Arbitration::Take,
-        }
-    }
-
-    fn knows(&self, link: &LinkId) -> bool {
-        self.live() == Some(*link)
-            || self.parked.as_ref().is_some_and(|parked| parked.link == *link)
-            || self.closing.contains_key(link)
-    }
-
-    /// Whether something that arrived later showed another incarnation: the process that wrote this is gone.
-    fn is_outdated(&self, incarnation: Incarnation, arrival: u64) -> bool {
-        self.seen
-            .as_ref()
-            .is_some_and(|seen| seen.incarnation != incarnation && seen.arrival > arrival)
-    }
-
-    /// Whether the peer has dialled again since: it has one dial at a time.
-    fn is_given_up(&self, link: &LinkId) -> bool {
-        self.seen
-            .as_ref()
-            .is_some_and(|seen| seen.incarnation == link.incarnation && seen.n > link.n)
-    }
-
-    fn saw(&mut self, incarnation: Incarnation, arrival: u64, n: u64) {
-        match &mut self.seen {
-            Some(seen) if seen.incarnation == incarnation => {
-                seen.arrival = seen.arrival.max(arrival);
-                seen.n = seen.n.max(n);
-            }
-            Some(seen) if seen.arrival > arrival => {}
-            _ => self.seen = Some(Seen { incarnation, arrival, n }),
-        }
-    }
-
-    fn unpark(&mut self, now: Instant, code: Code, out: &mut Vec<Output>) {
-        if let Some(parked) = self.parked.take() {
-            self.close(now, parked.link, code, out);
-        }
-    }
-
-    /// Makes way for an incoming link that was taken.
-    fn yield_dial(&mut self, now: Instant, incoming: &Incoming, out: &mut Vec<Output>) {
-        match self.dial.take() {
-            None | Some(Dial::Ready) => {}
-            Some(Dial::Connecting { link, .. }) => self.give_up_dial(now, link, out),
-            Some(Dial::Greeting { link, deadline }) => {
-                // The peer still has to say what it did with our hello, unless it has said so.
-                if self.me < self.peer && !incoming.dead.contains(&link) {
-                    self.dial = Some(Dial::Greeting { link, deadline });
-                } else {
-                    self.give_up_dial(now, link, out);
-                }
-            }
-        }
-    }
-
-    fn give_up_dial(&mut self, now: Instant, link: LinkId, out: &mut Vec<Output>) {
-        self.bury(link);
-        self.close(now, link, Code::Duplicate, out);
-    }
-
-    /// Removes the live link in favour of an incoming one.
-    fn displace(&mut self, now: Instant, incoming: &Incoming, out: &mut Vec<Output>) {
-        let Some(live) = self.live.take() else { return };
-        self.bury(live.link);
-        out.push(Output::Unpublish(live.link));
-        out.push(Output::Event(PeerEvent::Down(live.link, DownReason::Replaced)));
-        if live.incarnation == incoming.link.incarnation {
-            self.drain(now, live.link, Code::Replaced, out);
-        } else {
-            self.close(now, live.link, Code::Replaced, out);
-        }
-    }
-
-    fn go_live(
-        &mut self,
-        now: Instant,
-        link: LinkId,
-        incarnation: Incarnation,
-        arrival: u64,
-        out: &mut Vec<Output>,
-    ) {
-        let direction = self.direction(&link);
-        self.retry_at = None;
-        self.live = Some(Live {
-            link,
-            direction,
-            incarnation,
-            arrival,
-            since: now,
-            kept: false,
-            linger_at: None,
-            retire_at: self.rules.session_age.map(|age| after(now, age)),
-        });
-        out.push(Output::Publish(link));
-        out.push(Output::Event(PeerEvent::Up(link, direction)));
-    }
-
-    // Dials
-
-    fn granted(&mut self, now: Instant, n: u64, out: &mut Vec<Output>) {
-        if self.dial != Some(Dial::Ready) {
-            return;
-        }
-        let link = LinkId { dialler: self.me, incarnation: self.incarnation, n };
-        self.dial = Some(Dial::Connecting { link, deadline: after(now, self.rules.dial_deadline) });
-        out.push(Output::Dial(link));
-    }
-
-    fn connected(&mut self, now: Instant, link: LinkId, out: &mut Vec<Output>) {
-        match &self.dial {
-            Some(Dial::Connecting { link: dial, .. }) if *dial == link => {}
-            _ => return,
-        }
-        self.dial = Some(Dial::Greeting { link, deadline: after(now, self.rules.hello_deadline) });
-        // What still drains counts as newest: it is what the peer is most likely to believe alive.
-        let buried = self.dead.iter().filter(|dead| !self.closing.contains_key(dead));
-        let mut dead: Vec<LinkId> = buried.chain(self.closing.keys()).copied().collect();
-        dead.drain(..dead.len().saturating_sub(DEAD_LINKS_MAX));
-        out.push(Output::Greet(link, dead));
-    }
-
-    fn welcomed(
-        &mut self,
-        now: Instant,
-        link: LinkId,
-        incarnation: Incarnation,
-        arrival: u64,
-        out: &mut Vec<Output>,
-    ) {
-        match &self.dial {
-            Some(Dial::Greeting { link: dial, .. }) if *dial == link => {}
-            _ => return,
-        }
-        self.dial = None;
-        if self.is_outdated(incarnation, arrival) {
-            self.close(now, link, Code::Duplicate, out);
-            self.dial_failed(now, link, LinkEnd::Closed(Code::Duplicate), out);
-            return;
-        }
-        self.saw(incarnation, arrival, 0);
-        self.unpark(now, Code::Duplicate, out);
-        // The peer welcomes a dial that it had to refuse only if it holds its own link dead.
-        if let Some(live) = self.live.take() {
-            self.bury(live.link);
-            out.push(Output::Unpublish(live.link));
-            out.push(Output::Event(PeerEvent::Down(live.link, DownReason::Replaced)));
-            self.drain(now, live.link, Code::Replaced, out);
-        }
-        self.go_live(now, link, incarnation, arrival, out);
-    }
-
-    fn dial_failed(&mut self, now: Instant, link: LinkId, end: LinkEnd, out: &mut Vec<Output>) {
-        self.bury(link);
-        self.last_error = Some(end);
-        if let Some(parked) = self.parked.take() {
-            let incarnation = parked.link.incarnation;
-            out.push(Output::Welcome(parked.link));
-            out.push(Output::Event(PeerEvent::DialFailed(link, end, None)));
-            self.go_live(now, parked.link, incarnation, parked.arrival, out);
-            return;
-        }
-        if self.live.is_some() {
-            // The dial had yielded; its end was expected.
-            return;
-        }
-        match end {
-            LinkEnd::DialFailed(failure) => {
-                if let Some(failure) = failure.is_final() {
-                    self.end_streams(Outcome::Failed(failure), out);
-                }
-            }
-            LinkEnd::ClosedByPeer(code) if is_final_refusal(code) => {
-                self.end_streams(Outcome::Refused(code), out);
-            }
-            _ => {}
-        }
-        let delay = self.back_off(now);
-        out.push(Output::Event(PeerEvent::DialFailed(link, end, Some(delay))));
-    }
-
-    fn back_off(&mut self, now: Instant) -> Duration {
-        let delay = self.backoff.fail();
-        self.retry_at = Some(after(now, delay));
-        delay
-    }
-
-    // Ends
-
-    fn draining(&mut self, now: Instant, link: LinkId, code: Code, out: &mut Vec<Output>) {
-        if self.live() == Some(link) {
-            self.drop_live(now, DownReason::PeerDraining(code), out);
-            if code == Code::Idle {
-                // A link that nobody used any more is no failed attempt.
-                self.retry_at = Some(after(now, self.backoff.pause()));
-            } else {
-                self.back_off(now);
-            }
-            // The session answers the goodbye by itself; here only its deadline is kept.
-            self.start_closing(now, link, self.rules.drain_deadline, out);
-        }
-    }
-
-    fn ended(&mut self, now: Instant, link: LinkId, end: LinkEnd, out: &mut Vec<Output>) {
-        let dialled = match &self.dial {
-            Some(Dial::Connecting { link: dial, .. } | Dial::Greeting { link: dial, .. }) => {
-                *dial == link
-            }
-            Some(Dial::Ready) | None => false,
-        };
-        if !dialled && !self.knows(&link) {
-            return;
-        }
-        out.push(Output::Event(PeerEvent::Ended(link, end)));
-        if self.closing.remove(&link).is_some() {
-            // The peer may not know yet that it is over.
-            self.bury(link);
-        } else if dialled {
-            self.dial = None;
-            self.dial_failed(now, link, end, out);
-        } else if self.live() == Some(link) {
-            self.last_error = Some(end);
-            self.bury(link);
-            self.drop_live(now, DownReason::Ended(end), out);
-            self.back_off(now);
-        } else {
-            self.parked = None;
-        }
-        if end == LinkEnd::Panicked && self.panics.fail(now) == Verdict::Exceeded {
-            self.panics.clear();
-            out.push(Output::Event(PeerEvent::Quarantined(self.rules.quarantine)));
-            let until = after(now, self.rules.quarantine);
-            self.ban(now, self.banned_until.map_or(until, |banned| banned.max(until)), out);
-        }
-    }
-
-    /// The live link stops being live.
-    fn drop_live(&mut self, now: Instant, reason: DownReason, out: &mut Vec<Output>) {
-        let Some(live) = self.live.take() else { return };
-        if now.saturating_duration_since(live.since) >= self.rules.stable_after {
-            self.backoff.reset();
-            self.may_cut = true;
-        }
-        out.push(Output::Unpublish(live.link));
-        out.push(Output::Event(PeerEvent::Down(live.link, reason)));
-    }
-
-    fn bury(&mut self, link: LinkId) {
-        if self.dead.contains(&link) {
-            return;
-        }
-        self.dead.push_back(link);
-        if self.dead.len() > DEAD_LINKS_MAX {
-            self.dead.pop_front();
-        }
-    }
-
-    fn start_closing(
-        &mut self,
-        now: Instant,
-        link: LinkId,
-        within: Duration,
-        out: &mut Vec<Output>,
-    ) {
-        // A killed one is on its way out and makes room already.
-        let open = || self.closing.iter().filter(|(_, closing)| !closing.killed);
-        if open().count() >= CLOSING_MAX {
-            let oldest = open().min_by_key(|(_, closing)| closing.deadline);
-            if let Some(oldest) = oldest.map(|(link, _)| *link) {
-                self.kill(now, oldest, out);
-            }
-        }
-        let deadline = after(now, within.saturating_add(END_GRACE));
-        self.closing.insert(link, Closing { deadline, killed: false });
-    }
-
-    /// Cuts a closing link. Its end still comes from supervision; it is asked for again should that be slow.
-    fn kill(&mut self, now: Instant, link: LinkId, out: &mut Vec<Output>) {
-        let again = Closing { deadline: after(now, END_GRACE), killed: true };
-        self.closing.insert(link, again);
-        out.push(Output::Kill(link));
-    }
-
-    fn drain(&mut self, now: Instant, link: LinkId, code: Code, out: &mut Vec<Output>) {
-        let within = self.rules.drain_deadline;
-        self.start_closing(now, link, within, out);
-        out.push(Output::Drain(link, code, within));
-    }
-
-    fn close(&mut self, now: Instant, link: LinkId, code: Code, out: &mut Vec<Output>) {
-        self.start_closing(now, link, Duration::ZERO, out);
-        out.push(Output::Close(link, code));
-    }
-
-    fn drain_live(&mut self, now: Instant, code: Code, out: &mut Vec<Output>) {
-        if let Some(link) = self.live() {
-            self.drop_live(now, DownReason::Draining(code), out);
-            self.drain(now, link, code, out);
-        }
-    }
-
-    fn lingered(&mut self, now: Instant, link: LinkId, linger: Linger, out: &mut Vec<Output>) {
-        if self.live() != Some(link) {
-            return;
-        }
-        let again = match linger {
-            Linger::Closed => {
-                self.drain_live(now, Code::Idle, out);
-                return;
-            }
-            Linger::InUse => after(now, self.rules.linger),
-            // Never sooner than a moment from now, or a clock that stands still would loop here.
-            Linger::UsedAt(at) => {
-                after(at, self.rules.linger).max(after(now, Duration::from_millis(10)))
-            }
-        };
-        if let Some(live) = &mut self.live {
-            live.linger_at = Some(again);
-        }
-    }
-
-    // Wishes
+    // What the app and the node want
 
     fn abandon(&mut self, now: Instant, code: Code, out: &mut Vec<Output>) {
         self.unpark(now, code, out);
@@ -967,17 +572,6 @@ impl PeerLink {
             (None, _) => None,
         }
     }
-}
-
-enum Arbitration {
-    Take,
-    Park,
-    Refuse(Code),
-}
-
-/// Refusals of a link that asking again soon would only repeat.
-fn is_final_refusal(code: Code) -> bool {
-    matches!(code, Code::Banned | Code::NotAdmitted | Code::Violation | Code::Malformed)
 }
 
 /// `at + by`, or `at` where the clock cannot carry the sum; limits keep `by` far below that.

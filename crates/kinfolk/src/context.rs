@@ -236,7 +236,7 @@ impl Context {
     pub(crate) fn configure(
         &self,
         address: EndpointAddr,
-    ) -> Result<(), kinfolk_core::address_book::AddressError> {
+    ) -> Result<(), kinfolk_core::address_book::BookError> {
         let peer = address.id;
         if lock(&self.retained).book.configure(address)? {
             // A manager that is being restarted reads the book when it dials.

@@ -27,7 +27,7 @@ pub enum SpawnError {
     Identity(#[from] crate::node::identity::IdentityError),
     /// Addresses of a peer were not taken.
     #[error("the addresses of a peer were not taken: {0}")]
-    Peer(#[from] kinfolk_core::address_book::AddressError),
+    Peer(#[from] kinfolk_core::address_book::BookError),
     /// The address to bind is not valid.
     #[error("the address {address} cannot be bound: {reason}")]
     Address {
@@ -64,13 +64,13 @@ pub struct NodeClosed(pub Terminal);
 pub enum AddressError {
     /// The app gave no transport address, or too many.
     #[error(transparent)]
-    Book(#[from] kinfolk_core::address_book::AddressError),
+    Book(#[from] kinfolk_core::address_book::BookError),
     /// The node has ended.
     #[error(transparent)]
     Closed(#[from] NodeClosed),
 }
 
-/// How a wish for a stream ended when it did not get one.
+/// How an open or a call ended when it did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -103,7 +103,7 @@ pub enum OpenError {
     /// The app banned the peer.
     #[error("the peer is banned")]
     Banned,
-    /// The part of the node that kept the wish failed and was restarted; asking again is safe.
+    /// The part of the node that kept the intent failed and was restarted; asking again is safe.
     #[error("the node's peer manager was restarted")]
     Restarted,
     /// The node is shutting down.

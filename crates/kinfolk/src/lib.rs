@@ -56,15 +56,13 @@ pub use admission::{Admission, Admit, SessionBounds};
 pub use bytes::Bytes;
 pub use events::NodeEvent;
 pub use iroh::{EndpointAddr, EndpointId, RelayMode, RelayUrl, SecretKey, TransportAddr};
-pub use kinfolk_core::address_book;
+pub use kinfolk_core::address_book::{AddressLimits, BookError};
 pub use kinfolk_core::code::{Blame, Code};
 pub use kinfolk_core::gate::{GateLimits, Rate};
 pub use kinfolk_core::id::{Incarnation, LinkId, NetworkId, ProtocolName, ProtocolNameError};
 pub use kinfolk_core::intent::{Failure, Outcome, Priority};
 pub use kinfolk_core::limits::{Limits, LimitsError};
-pub use kinfolk_core::peer_link::{
-    DialFailure, Direction, DownReason, LinkEnd, PeerState, Usage, Why,
-};
+pub use kinfolk_core::peer_link::{DialFailure, Direction, DownReason, LinkEnd, PeerState, Why};
 pub use kinfolk_core::peer_table::PeerSummary;
 pub use metrics::{Metrics, PeerMetrics, ProtocolMetrics, SessionMetrics};
 pub use monitor::PeerStatus;

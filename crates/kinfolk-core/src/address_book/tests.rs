@@ -76,7 +76,7 @@ fn configuring_what_is_configured_is_nothing_new() {
 fn a_bare_id_is_refused() {
     let mut book = AddressBook::default();
     let bare = EndpointAddr::new(peer(1));
-    assert_eq!(book.configure(bare), Err(AddressError::NoAddress));
+    assert_eq!(book.configure(bare), Err(BookError::NoAddress));
     assert!(book.is_empty());
 }
 
@@ -85,7 +85,7 @@ fn too_many_configured_addresses_are_refused_and_change_nothing() {
     let mut book = AddressBook::default();
     book.configure(at(1, 1..=15)).unwrap();
     let (limit, got) = (16, 17);
-    let refused = Err(AddressError::TooMany { limit, got });
+    let refused = Err(BookError::TooMany { limit, got });
     assert_eq!(book.configure(at(1, 15..=17)), refused);
     assert_eq!(book.addresses(&peer(1)), Some(at(1, 1..=15)));
     assert_eq!(book.configure(at(1, 1..=16)), Ok(true));
@@ -188,7 +188,7 @@ fn a_book_full_of_configured_peers_takes_no_other() {
     book.configure(at(1, [1])).unwrap();
     book.configure(at(2, [1])).unwrap();
     assert_eq!(book.learned(now, peer(3), addr(1)), Learned::NoRoom);
-    let full = Err(AddressError::Full { limit: 2 });
+    let full = Err(BookError::Full { limit: 2 });
     assert_eq!(book.configure(at(3, [1])), full);
     assert_eq!(book.learned(now, peer(2), addr(2)), Learned::Kept);
     assert_eq!(book.configure(at(2, [3])), Ok(true));

@@ -91,7 +91,7 @@ pub enum NodeMessage {
     /// Says where the node can be reached.
     Address(RpcReplyPort<EndpointAddr>),
     /// Adds addresses of a peer; the answer says what is wrong with them.
-    AddAddress(EndpointAddr, RpcReplyPort<Result<(), kinfolk_core::address_book::AddressError>>),
+    AddAddress(EndpointAddr, RpcReplyPort<Result<(), kinfolk_core::address_book::BookError>>),
     /// Removes the addresses that the app gave of a peer, these or all; the answer counts them.
     RemoveAddress(EndpointId, Option<EndpointAddr>, RpcReplyPort<usize>),
     /// Ends what waits for a peer and drains its session.
@@ -363,11 +363,11 @@ impl RootState {
         let _ = self.context.tell_manager(message);
     }
 
-    /// Runs a wish in a task, if there is room for one more.
+    /// Runs an open or a call in a task, if there is room for one more.
     fn request<T, Fut>(
         &mut self,
         reply: RpcReplyPort<Result<T, OpenError>>,
-        wish: impl FnOnce(Arc<Context>) -> Fut,
+        ask: impl FnOnce(Arc<Context>) -> Fut,
     ) where
         T: Send + 'static,
         Fut: Future<Output = Result<T, OpenError>> + Send + 'static,
@@ -377,9 +377,9 @@ impl RootState {
             let _ = reply.send(Err(OpenError::Failed { failure, cause: None }));
             return;
         };
-        let wish = wish(Arc::clone(&self.context));
+        let asking = ask(Arc::clone(&self.context));
         self.requests.spawn(async move {
-            let _ = reply.send(wish.await);
+            let _ = reply.send(asking.await);
             drop(place);
         });
     }

@@ -76,7 +76,7 @@ impl Node {
 
     /// Opens a stream that the peer has acknowledged; the peer is dialled if need be.
     ///
-    /// Cancel safe: dropped, the wish is withdrawn and a stream that was opened is reset.
+    /// Cancel safe: dropped, the intent is withdrawn and a stream that was opened is reset.
     pub async fn open(
         &self,
         peer: impl Into<Peer>,
@@ -197,8 +197,9 @@ impl Node {
     }
 
     /// Takes a protocol out of service and says whether it was in service. Streams that are being served go on.
-    pub fn unserve(&self, protocol: &ProtocolName) -> bool {
-        self.context.services.remove(protocol)
+    pub fn unserve(&self, protocol: &ProtocolName) -> Result<bool, NodeClosed> {
+        self.alive()?;
+        Ok(self.context.services.remove(protocol))
     }
 
     /// Subscribes to what happens from now on. A subscriber that falls behind gets `Lagged(n)` and goes on with the newest.
@@ -237,8 +238,13 @@ impl Node {
     }
 
     /// Removes addresses that the app gave of a peer: these, or all. Returns how many there were.
-    pub fn remove_address(&self, peer: EndpointId, addresses: Option<&EndpointAddr>) -> usize {
-        self.context.unconfigure(&peer, addresses)
+    pub fn remove_address(
+        &self,
+        peer: EndpointId,
+        addresses: Option<&EndpointAddr>,
+    ) -> Result<usize, NodeClosed> {
+        self.alive()?;
+        Ok(self.context.unconfigure(&peer, addresses))
     }
 
     /// Ends everything that waits for a peer, its holds included, as `Cancelled`, and drains its session.
@@ -247,13 +253,17 @@ impl Node {
     }
 
     /// Closes the session with a peer at once and refuses new ones for this time, at most 30 days.
-    pub fn ban(&self, peer: EndpointId, duration: Duration) {
+    pub fn ban(&self, peer: EndpointId, duration: Duration) -> Result<(), NodeClosed> {
+        self.alive()?;
         self.context.ban(peer, duration);
+        Ok(())
     }
 
     /// Lifts a ban.
-    pub fn unban(&self, peer: EndpointId) {
+    pub fn unban(&self, peer: EndpointId) -> Result<(), NodeClosed> {
+        self.alive()?;
         self.context.unban(peer);
+        Ok(())
     }
 
     /// Takes no new work, lets streams finish within the drain deadline, and returns when no session is left. The node stays up and

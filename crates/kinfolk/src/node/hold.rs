@@ -1,4 +1,4 @@
-//! A hold: the app's wish to stay connected to a peer, for as long as the handle lives.
+//! A hold: the app's intent to stay connected to a peer, for as long as the handle lives.
 
 use std::sync::Arc;
 

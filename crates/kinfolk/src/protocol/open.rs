@@ -1,9 +1,9 @@
 //! Opening streams and making calls, in the caller's own future.
 //!
-//! A warm open takes a lease from the published link and touches no mailbox. Otherwise the wish waits in the peer's machine
+//! A warm open takes a lease from the published link and touches no mailbox. Otherwise the intent waits in the peer's machine
 //! until a link can carry it. When the link goes away under a stream, [`after_loss`] says whether to ask for the next one; the payload
 //! stays here all the while, so that nothing is lost with a session. Every wait ends with the deadline, and dropping the
-//! future cancels the wish.
+//! future cancels the intent.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -95,13 +95,13 @@ impl Options {
         Self::default()
     }
 
-    /// How long the whole wish may take.
+    /// How long all of it may take.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// Which wishes and streams of the same peer go first.
+    /// Which intents and streams of the same peer go first.
     pub fn priority(mut self, priority: Priority) -> Self {
         self.priority = priority;
         self
@@ -121,13 +121,13 @@ pub(crate) async fn open(
     protocol: ProtocolName,
     options: Options,
 ) -> Result<(SendStream, RecvStream), OpenError> {
-    let mut wish = Wish::new(context, peer.id, &options);
+    let mut ask = Ask::new(context, peer.id, &options);
     let result = async {
         peer.configure(context)?;
-        wish.open(&protocol, StreamMode::Acked).await
+        ask.open(&protocol, StreamMode::Acked).await
     };
     let result = result.await;
-    wish.end(&result);
+    ask.end(&result);
     result
 }
 
@@ -138,13 +138,13 @@ pub(crate) async fn open_eager(
     protocol: ProtocolName,
     options: Options,
 ) -> Result<(SendStream, RecvStream), OpenError> {
-    let mut wish = Wish::new(context, peer.id, &options);
+    let mut ask = Ask::new(context, peer.id, &options);
     let result = async {
         peer.configure(context)?;
-        wish.open(&protocol, StreamMode::Eager).await
+        ask.open(&protocol, StreamMode::Eager).await
     };
     let result = result.await;
-    wish.end(&result);
+    ask.end(&result);
     result
 }
 
@@ -155,10 +155,10 @@ pub(crate) async fn try_open(
     protocol: ProtocolName,
     options: Options,
 ) -> Result<(SendStream, RecvStream), OpenError> {
-    let mut wish = Wish::new(context, peer, &options);
-    wish.only_live = true;
-    let result = wish.open(&protocol, StreamMode::Acked).await;
-    wish.end(&result);
+    let mut ask = Ask::new(context, peer, &options);
+    ask.only_live = true;
+    let result = ask.open(&protocol, StreamMode::Acked).await;
+    ask.end(&result);
     result
 }
 
@@ -170,18 +170,18 @@ pub(crate) async fn call(
     request: &[u8],
     options: Options,
 ) -> Result<Bytes, OpenError> {
-    let mut wish = Wish::new(context, peer.id, &options);
+    let mut ask = Ask::new(context, peer.id, &options);
     let result = async {
         peer.configure(context)?;
-        wish.call(&protocol, request).await
+        ask.call(&protocol, request).await
     };
     let result = result.await;
-    wish.end(&result);
+    ask.end(&result);
     result
 }
 
 /// One open or call under way. Dropped before its end, it counts as cancelled.
-struct Wish<'a> {
+struct Ask<'a> {
     context: &'a Arc<Context>,
     id: IntentId,
     peer: EndpointId,
@@ -201,7 +201,7 @@ struct Lost {
     link: Arc<Link>,
 }
 
-impl<'a> Wish<'a> {
+impl<'a> Ask<'a> {
     fn new(context: &'a Arc<Context>, peer: EndpointId, options: &Options) -> Self {
         let within = options.deadline.unwrap_or(context.limits.intent_deadline);
         let within = within.min(kinfolk_core::limits::LONGEST);
@@ -332,7 +332,7 @@ impl<'a> Wish<'a> {
             if self.only_live {
                 return Err(OpenError::NotConnected);
             }
-            let link = self.ask().await?;
+            let link = self.grant().await?;
             match link.lease() {
                 Some(lease) => return Ok(lease),
                 None => {
@@ -345,7 +345,7 @@ impl<'a> Wish<'a> {
     }
 
     /// Lets the machine find a link.
-    async fn ask(&mut self) -> Result<Arc<Link>, OpenError> {
+    async fn grant(&mut self) -> Result<Arc<Link>, OpenError> {
         let (reply, grant) = oneshot::channel();
         let intent = Intent {
             id: self.id,
@@ -356,10 +356,10 @@ impl<'a> Wish<'a> {
         let up = within(self.deadline, self.context.manager_up()).await?;
         up.map_err(OpenError::Closed)?;
         self.waiting = true;
-        let asked =
+        let told =
             self.context.tell_manager(PeerManagerMessage::Ask { peer: self.peer, intent, reply });
         let latest = self.deadline.checked_add(DEADLINE_GRACE).unwrap_or(self.deadline);
-        let granted = match asked {
+        let granted = match told {
             Ok(()) => {
                 within(latest, grant).await?.unwrap_or(Grant::Ended(Outcome::Restarted, None))
             }
@@ -391,10 +391,10 @@ impl<'a> Wish<'a> {
     }
 }
 
-impl Drop for Wish<'_> {
+impl Drop for Ask<'_> {
     fn drop(&mut self) {
         if self.waiting {
-            // If the manager is away, so is what it knew of this wish.
+            // If the manager is away, so is what it knew of this one.
             let _ = self.context.tell_manager(PeerManagerMessage::Cancel(self.id));
         }
         if !self.ended {

@@ -1,4 +1,4 @@
-//! Serving the streams that a peer opens: header, door, handler, each stream in a task of its own.
+//! Serving the streams that a peer opens: header, admission, handler, each stream in a task of its own.
 //!
 //! It runs in a task that the Session owns; when the link is gone, so are its handlers, at their next await. A slow, huge or broken
 //! header concerns only its stream. A handler that fails or panics ends its stream with a code, is counted and reported.
@@ -128,10 +128,10 @@ impl Negotiation {
         let peer = self.lease.link().peer;
         let counters = Arc::clone(&registered.counters);
         let serving = Serving { context, peer, protocol: header.protocol, counters: &counters };
-        // The door is the app's: it may panic.
-        let door = AssertUnwindSafe(|| admit(&registered, &peer, header.mode));
+        // What admits is the app's: it may panic.
+        let admitting = AssertUnwindSafe(|| admit(&registered, &peer, header.mode));
         let admitted =
-            catch_unwind(door).unwrap_or_else(|panic| Err(serving.panicked(panic.as_ref())));
+            catch_unwind(admitting).unwrap_or_else(|panic| Err(serving.panicked(panic.as_ref())));
         // A call takes its place when its request is complete: a slow one keeps nobody out.
         let is_call = matches!(registered.service.handler, Handler::Call(_));
         let place = match admitted {
@@ -225,7 +225,7 @@ fn admit(registered: &Registered, peer: &iroh::EndpointId, mode: StreamMode) -> 
     if !registered.takes(mode) {
         return Err(Code::Violation);
     }
-    if registered.service.door.as_ref().is_some_and(|door| !door(peer)) {
+    if registered.service.admits.as_ref().is_some_and(|admits| !admits(peer)) {
         return Err(Code::NotAllowed);
     }
     if registered.service.is_away() {

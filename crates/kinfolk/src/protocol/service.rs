@@ -1,4 +1,4 @@
-//! What a node serves: one handler per protocol, with its limits and its door.
+//! What a node serves: one handler per protocol, with its limits and whom it admits.
 //!
 //! The app registers handlers; the sessions look them up for each incoming stream. The registry belongs to the node and survives
 //! every restart below it.
@@ -25,7 +25,7 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type StreamHandler = dyn Fn(Incoming) -> BoxFuture<Result<(), HandlerError>> + Send + Sync;
 type CallHandler =
     dyn Fn(EndpointId, Bytes) -> BoxFuture<Result<Vec<u8>, HandlerError>> + Send + Sync;
-type Door = dyn Fn(&EndpointId) -> bool + Send + Sync;
+type Admits = dyn Fn(&EndpointId) -> bool + Send + Sync;
 
 /// A stream that a peer opened and this node has accepted.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ pub struct Incoming {
 pub struct Service {
     pub(crate) handler: Handler,
     pub(crate) concurrency: Option<usize>,
-    pub(crate) door: Option<Box<Door>>,
+    pub(crate) admits: Option<Box<Admits>>,
 }
 
 pub(crate) enum Handler {
@@ -149,7 +149,7 @@ impl Service {
     }
 
     fn new(handler: Handler) -> Self {
-        Self { handler, concurrency: None, door: None }
+        Self { handler, concurrency: None, admits: None }
     }
 
     /// How many streams are served at once; more are refused as busy. The default is
@@ -162,8 +162,8 @@ impl Service {
 
     /// Serves only peers for which the function is true; others are refused as not allowed. It runs for each stream and must not block.
     #[must_use]
-    pub fn admit(mut self, door: impl Fn(&EndpointId) -> bool + Send + Sync + 'static) -> Self {
-        self.door = Some(Box::new(door));
+    pub fn admit(mut self, admits: impl Fn(&EndpointId) -> bool + Send + Sync + 'static) -> Self {
+        self.admits = Some(Box::new(admits));
         self
     }
 }

@@ -1,1 +1,0 @@
-//! Tests of the machine, in the order of its tables.

@@ -1,0 +1,123 @@
+//! Too many, too fast.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use iroh::endpoint::VarInt;
+use kinfolk::{Code, Metrics, Node, Rate};
+use kinfolk_core::wire::Control;
+use kinfolk_tests::support::guest::{Guest, alpn, bytes, hello, knock};
+use kinfolk_tests::support::node::{NETWORK, NEXT, builder, quick_limits, serving};
+use kinfolk_tests::support::stranger::{Stranger, say};
+use kinfolk_tests::support::wait::{eventually, within};
+use tokio::task::JoinSet;
+
+use crate::scene::{HONEST, SOON, closed, limits};
+
+#[tokio::test]
+async fn a_reconnect_loop_of_one_id_is_refused() {
+    let mut limits = limits();
+    limits.gate.peer_rate = Rate::new(10, Duration::from_secs(60));
+    let node = serving(builder(1).limits(limits)).await;
+    let mallory = Stranger::bind(66).await;
+    for n in 1..=10 {
+        let guest = Guest::enter(&mallory, &node, hello(1, n)).await;
+        guest.connection.close(VarInt::from_u32(0), b"");
+    }
+    for n in 11..=15 {
+        let (connection, ..) = knock(&mallory, &node, hello(1, n)).await;
+        assert_eq!(closed(&connection).await, Some(Code::Busy));
+    }
+    let honest = serving(builder(2)).await;
+    let call = honest.call::<_, u64>(node.addr(), NEXT, &1_u64);
+    assert_eq!(within(HONEST, "the honest peer's answer", call).await, Ok(2));
+    let metrics = node.metrics().await.expect("alive");
+    assert_eq!(metrics.incoming_refused.get("peer_rate"), Some(&5));
+}
+
+/// Strangers of one address that dial as fast as they can, until it is dropped.
+struct Flood {
+    over: Arc<AtomicBool>,
+    attackers: JoinSet<()>,
+}
+
+impl Flood {
+    async fn of(node: &Node, strangers: u8) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let mut attackers = JoinSet::new();
+        for key in 0..strangers {
+            let stranger = Stranger::builder(100 + key)
+                .handshake_deadline(Duration::from_millis(500))
+                .bind()
+                .await;
+            let (node, over) = (node.addr(), Arc::clone(&over));
+            attackers.spawn(async move {
+                let mut held = Vec::new();
+                for n in 1.. {
+                    if over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    // Half of them never say hello.
+                    if let Ok(connection) = stranger.connect(node.clone(), &alpn()).await {
+                        let hello = bytes(&Control::Hello(hello(1, n)));
+                        let words = if n % 2 == 0 { &hello[..] } else { b"" };
+                        let stream = say(&connection, words).await;
+                        held.push((connection, stream));
+                    }
+                }
+                drop(held);
+                stranger.close().await;
+            });
+        }
+        Self { over, attackers }
+    }
+
+    async fn ends(mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        within(SOON, "the attackers leave", async {
+            while self.attackers.join_next().await.is_some() {}
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_from_one_address_takes_its_share_and_no_more() {
+    let mut limits = limits();
+    limits.gate.exempt_loopback = false;
+    let node = serving(builder(1).limits(limits)).await;
+    let flood = Flood::of(&node, 32).await;
+    let is_pushed_back = |metrics: &Metrics| {
+        let refused = &metrics.incoming_refused;
+        ["address_rate", "address_live"].iter().any(|reason| refused.contains_key(reason))
+    };
+    eventually(SOON, "the flood is pushed back", async || {
+        is_pushed_back(&node.metrics().await.expect("alive"))
+    })
+    .await;
+
+    // A new peer of another address gets in at once.
+    let elsewhere = (Ipv4Addr::new(127, 0, 0, 2), 0).into();
+    let honest = Node::builder(NETWORK).bind_addr(elsewhere).limits(quick_limits());
+    let honest = serving(honest).await;
+    let call = honest.call::<_, u64>(node.addr(), NEXT, &1_u64);
+    assert_eq!(within(Duration::from_secs(1), "the honest answer", call).await, Ok(2));
+
+    for _ in 0..20 {
+        let metrics = node.metrics().await.expect("alive");
+        // Eight each address may have; one of those counted here is the honest peer's.
+        assert!(metrics.sessions.inbound <= 8 + 1, "{metrics:?}");
+        // A handshake that is over is counted until the accept loop has seen that.
+        assert!(metrics.handshakes <= 2 * 8, "{metrics:?}");
+        let call = honest.call::<_, u64>(node.id(), NEXT, &1_u64);
+        assert_eq!(within(HONEST, "the honest answer", call).await, Ok(2));
+    }
+    flood.ends().await;
+    eventually(SOON, "nothing is left of them", async || {
+        let metrics = node.metrics().await.expect("alive");
+        metrics.handshakes == 0 && metrics.sessions.inbound == 1
+    })
+    .await;
+}

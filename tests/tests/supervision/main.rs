@@ -1,0 +1,7 @@
+//! The supervision tree over real QUIC: what fails is contained, reported once and recovered, or ends the node with its cause.
+
+mod handlers;
+mod parts;
+mod scene;
+mod sessions;
+mod whole;
