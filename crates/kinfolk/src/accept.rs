@@ -4,12 +4,10 @@
 //! and admission runs in a task of its own with one deadline, so that a slow stranger delays nobody. At most as many handshakes run
 //! and messages wait as the limits allow. Who may connect beyond that is decided by the app's admission and the PeerManager's table.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use futures_util::FutureExt;
 use iroh::Endpoint;
 use iroh::endpoint::{
     ConnectingError, Connection, ConnectionError, Incoming, IncomingAddr, VarInt,
@@ -30,7 +28,7 @@ use crate::peers::control::{self, ControlError};
 use crate::peers::manager::PeerManagerMessage;
 use crate::peers::session::{Arrived, is_no_common_protocol};
 use crate::protocol::stream::wire_code;
-use crate::supervision::{OwnedTask, lock, panic_text};
+use crate::supervision::{OwnedTask, lock};
 
 /// The actor.
 pub(crate) struct Accept;
@@ -43,8 +41,10 @@ pub(crate) struct AcceptArguments {
 
 /// Reports of its own loop.
 pub(crate) enum AcceptMessage {
-    /// The loop ended: with the text of a panic, or because the endpoint was closed.
-    LoopEnded(Option<String>),
+    /// The loop ended: the endpoint was closed.
+    EndpointClosed,
+    /// The loop panicked, with this text.
+    LoopPanicked(String),
     /// Fail, as a test asked.
     #[cfg(feature = "fault-injection")]
     Crash(crate::fault::Crash),
@@ -63,40 +63,36 @@ impl Accept {
         myself: ActorRef<AcceptMessage>,
         arguments: AcceptArguments,
     ) -> Result<AcceptState, ActorProcessingErr> {
-        let accepting = AssertUnwindSafe(accept(arguments.context, arguments.endpoint));
-        Ok(AcceptState {
-            _loop: OwnedTask::spawn(async move {
-                let panic = accepting.catch_unwind().await.err();
-                let text = panic.map(|panic| panic_text(panic.as_ref()));
-                let _ = myself.send_message(AcceptMessage::LoopEnded(text));
-            }),
-        })
+        let (me, accepting) = (myself.clone(), accept(arguments.context, arguments.endpoint));
+        let accepting = async move {
+            accepting.await;
+            let _ = me.send_message(AcceptMessage::EndpointClosed);
+        };
+        Ok(AcceptState { _loop: OwnedTask::spawn(&myself, accepting, AcceptMessage::LoopPanicked) })
     }
 
-    #[ractor::message(AcceptMessage::LoopEnded(panic))]
-    fn loop_ended(
+    #[ractor::message(AcceptMessage::EndpointClosed)]
+    fn endpoint_closed(&self, myself: ActorRef<AcceptMessage>, _state: &mut AcceptState) {
+        myself.stop(Some("the endpoint was closed".to_owned()));
+    }
+
+    #[ractor::message(AcceptMessage::LoopPanicked(text))]
+    fn loop_panicked(
         &self,
-        myself: ActorRef<AcceptMessage>,
-        panic: Option<String>,
+        text: String,
         _state: &mut AcceptState,
     ) -> Result<(), ActorProcessingErr> {
-        match panic {
-            Some(text) => Err(text.into()),
-            None => {
-                myself.stop(Some("the endpoint was closed".to_owned()));
-                Ok(())
-            }
-        }
+        Err(text.into())
     }
 
     #[cfg(feature = "fault-injection")]
     #[ractor::message(AcceptMessage::Crash(crash))]
-    fn crash(
+    async fn crash(
         &self,
         crash: crate::fault::Crash,
         _state: &mut AcceptState,
     ) -> Result<(), ActorProcessingErr> {
-        crash.strike()
+        crash.strike().await
     }
 }
 

@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use iroh::{EndpointAddr, EndpointId};
-use kinfolk_core::address_book::AddressBook;
+use kinfolk_core::address_book::{AddressBook, BookError};
 use kinfolk_core::gate::Gate;
 use kinfolk_core::intent::{IntentId, Outcome};
 use kinfolk_core::limits::Limits;
 use kinfolk_core::peer_link::{DownReason, LinkEnd};
 use ractor::{ActorId, ActorRef, RpcReplyPort};
+use tokio::runtime::{EnterGuard, Handle};
 use tokio::sync::{Semaphore, broadcast, watch};
 
 use crate::admission::Admission;
@@ -33,7 +34,8 @@ pub(crate) struct Context {
     pub(crate) id: EndpointId,
     pub(crate) limits: Limits,
     pub(crate) counters: Counters,
-    pub(crate) events: broadcast::Sender<NodeEvent>,
+    /// `None` once the node has ended, so that whoever listens gets to the end.
+    events: Mutex<Option<broadcast::Sender<NodeEvent>>>,
     pub(crate) monitors: Monitors,
     pub(crate) services: Services,
     pub(crate) directory: Directory,
@@ -50,6 +52,8 @@ pub(crate) struct Context {
     terminal: watch::Sender<Option<Terminal>>,
     arrivals: AtomicU64,
     intents: AtomicU64,
+    /// What the node runs on; a caller may run on something else.
+    runtime: Handle,
 }
 
 /// The PeerManager that is up, and how many messages wait for it.
@@ -88,12 +92,13 @@ impl std::fmt::Debug for Context {
 }
 
 impl Context {
+    /// It has to be made on the runtime that the node will run on.
     pub(crate) fn new(id: EndpointId, limits: Limits, admission: Admission) -> Self {
         let places = limits.streams_inbound.min(Semaphore::MAX_PERMITS);
         Self {
             id,
             counters: Counters::default(),
-            events: broadcast::Sender::new(limits.events),
+            events: Mutex::new(Some(broadcast::Sender::new(limits.events))),
             monitors: Monitors::default(),
             services: Services::default(),
             directory: Directory::default(),
@@ -110,13 +115,26 @@ impl Context {
             terminal: watch::Sender::new(None),
             arrivals: AtomicU64::new(1),
             intents: AtomicU64::new(1),
+            runtime: Handle::current(),
             limits,
         }
     }
 
     /// Tells whoever listens; nobody may.
     pub(crate) fn emit(&self, event: NodeEvent) {
-        let _ = self.events.send(event);
+        if let Some(events) = lock(&self.events).as_ref() {
+            let _ = events.send(event);
+        }
+    }
+
+    /// What happens from now on; `None` once the node has ended.
+    pub(crate) fn subscribe(&self) -> Option<broadcast::Receiver<NodeEvent>> {
+        lock(&self.events).as_ref().map(broadcast::Sender::subscribe)
+    }
+
+    /// Lets timers be made by a caller that is not on a tokio runtime: they are then of the node's.
+    pub(crate) fn timers(&self) -> Option<EnterGuard<'_>> {
+        Handle::try_current().is_err().then(|| self.runtime.enter())
     }
 
     /// The next stamp of arrival: a later hello or welcome gets a larger one.
@@ -202,14 +220,22 @@ impl Context {
 
     /// Publishes why the node has ended; the first reason stays.
     pub(crate) fn end(&self, reason: Terminal) {
-        self.terminal.send_if_modified(|terminal| {
+        let is_first = self.terminal.send_if_modified(|terminal| {
             let first = terminal.is_none();
             if first {
-                *terminal = Some(reason);
+                *terminal = Some(reason.clone());
             }
             first
         });
         self.end_holds();
+        if !is_first {
+            return;
+        }
+        // A handler may hold a handle of this node; kept here, the two would keep each other for ever.
+        self.services.clear();
+        if let Some(events) = lock(&self.events).take() {
+            let _ = events.send(NodeEvent::Ended { reason });
+        }
     }
 
     /// Ends every hold that is left: the node that kept it has ended.
@@ -233,16 +259,44 @@ impl Context {
     }
 
     /// Adds addresses that the app gave, and lets a waiting dial know.
-    pub(crate) fn configure(
-        &self,
-        address: EndpointAddr,
-    ) -> Result<(), kinfolk_core::address_book::BookError> {
+    ///
+    /// Fails if the book has no room for them.
+    pub(crate) fn configure(&self, address: EndpointAddr) -> Result<(), BookError> {
         let peer = address.id;
         if lock(&self.retained).book.configure(address)? {
             // A manager that is being restarted reads the book when it dials.
             let _ = self.tell_manager(PeerManagerMessage::AddressNews(peer));
         }
         Ok(())
+    }
+
+    /// Takes addresses that came along with an intent. Where the app has given as many as the book keeps, they are kept like learned
+    /// ones, of which the newest stay: an app that names a peer's latest address again and again need not clean up. Fails if none of the
+    /// peer is known in the end.
+    pub(crate) fn suggest(&self, address: EndpointAddr) -> Result<(), BookError> {
+        let peer = address.id;
+        let Err(error) = self.configure(address.clone()) else { return Ok(()) };
+        let known = {
+            let (now, book) = (Instant::now(), &mut lock(&self.retained).book);
+            for address in address.addrs {
+                book.learned(now, peer, address);
+            }
+            book.knows(&peer)
+        };
+        let _ = self.tell_manager(PeerManagerMessage::AddressNews(peer));
+        if known { Ok(()) } else { Err(error) }
+    }
+
+    /// Ends the holds of a peer as the app wants, whether or not a PeerManager is up.
+    pub(crate) fn release(&self, peer: &EndpointId) {
+        let mut retained = lock(&self.retained);
+        let released: Vec<_> =
+            retained.holds.extract_if(.., |_, held| held.peer == *peer).collect();
+        drop(retained);
+        for (_, held) in released {
+            held.ended.send_replace(Some(Outcome::Cancelled));
+            self.counters.outcome(&Outcome::Cancelled);
+        }
     }
 }
 

@@ -9,6 +9,8 @@ use kinfolk_core::code::Code;
 use kinfolk_core::id::{LinkId, ProtocolName};
 use kinfolk_core::peer_link::{Direction, DownReason, LinkEnd};
 
+use crate::node::terminal::Terminal;
+
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -113,4 +115,9 @@ pub enum NodeEvent {
     },
     /// The node takes no new work and lets its streams finish.
     Draining,
+    /// The node has ended. It is the last event.
+    Ended {
+        /// Why.
+        reason: Terminal,
+    },
 }

@@ -9,6 +9,8 @@ pub enum Crash {
     Panic,
     /// Return an error.
     Error,
+    /// Do nothing for this time.
+    Stall(std::time::Duration),
 }
 
 /// Which actor is to fail.
@@ -26,8 +28,12 @@ pub enum Victim {
 
 impl Crash {
     #[allow(clippy::panic)]
-    pub(crate) fn strike(self) -> Result<(), ActorProcessingErr> {
+    pub(crate) async fn strike(self) -> Result<(), ActorProcessingErr> {
         match self {
+            Self::Stall(time) => {
+                tokio::time::sleep(time).await;
+                Ok(())
+            }
             Self::Panic => panic!("injected panic"),
             Self::Error => Err("injected error".into()),
         }

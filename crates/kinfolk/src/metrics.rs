@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use kinfolk_core::id::ProtocolName;
 use kinfolk_core::intent::Outcome;
 use kinfolk_core::peer_table::Totals;
 
-use crate::supervision::lock;
+use crate::supervision::{lock, read, write};
 
 /// Where protocols beyond the limit are counted; no protocol's name has a space.
 const OVERFLOW: &str = "other protocols";
@@ -85,7 +85,7 @@ pub(crate) struct Counters {
     pub(crate) handshakes: AtomicUsize,
     pub(crate) streams_inbound: AtomicUsize,
     rare: Mutex<BTreeMap<(Family, &'static str), u64>>,
-    protocols: Mutex<BTreeMap<ProtocolName, Arc<ProtocolCounters>>>,
+    protocols: RwLock<BTreeMap<ProtocolName, Arc<ProtocolCounters>>>,
     other: Arc<ProtocolCounters>,
 }
 
@@ -105,16 +105,15 @@ impl Counters {
 
     /// The counters of a protocol that this app serves or opens; beyond `max` names they are counted together.
     pub(crate) fn protocol(&self, name: &ProtocolName, max: usize) -> Arc<ProtocolCounters> {
-        let mut protocols = lock(&self.protocols);
-        if let Some(counters) = protocols.get(name) {
-            return Arc::clone(counters);
+        let known = read(&self.protocols).get(name).cloned();
+        if let Some(counters) = known {
+            return counters;
         }
-        if protocols.len() >= max {
+        let mut protocols = write(&self.protocols);
+        if protocols.len() >= max && !protocols.contains_key(name) {
             return Arc::clone(&self.other);
         }
-        let counters = Arc::new(ProtocolCounters::default());
-        protocols.insert(name.clone(), Arc::clone(&counters));
-        counters
+        Arc::clone(protocols.entry(name.clone()).or_default())
     }
 
     pub(crate) fn snapshot(&self, totals: &Totals, manager_queue: usize) -> Metrics {
@@ -155,7 +154,7 @@ impl Counters {
                 .zip(&self.outcomes)
                 .map(|(name, counter)| (*name, load(counter)))
                 .collect(),
-            protocols: lock(&self.protocols)
+            protocols: read(&self.protocols)
                 .iter()
                 .map(|(name, counters)| (name.to_string(), ProtocolMetrics::of(counters)))
                 .chain(std::iter::once((OVERFLOW.to_owned(), ProtocolMetrics::of(&self.other))))
@@ -202,7 +201,7 @@ pub struct Metrics {
     pub handshakes: usize,
     /// Messages waiting in the peer manager's mailbox (gauge).
     pub manager_queue: usize,
-    /// Incoming streams being served (gauge).
+    /// Incoming streams that are being negotiated or served, the peers' holds included (gauge).
     pub streams_inbound: usize,
     /// Actors restarted after a failure, by actor.
     pub restarts: BTreeMap<&'static str, u64>,

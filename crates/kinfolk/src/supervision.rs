@@ -3,12 +3,17 @@
 //! The parents decide what an end means for their children; this module only tells them what happened, and counts.
 
 use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use kinfolk_core::intensity::{Intensity, Verdict};
 use ractor::actor::messages::BoxedState;
-use ractor::{ActorId, SupervisionEvent};
+use ractor::{ActorId, ActorRef, SupervisionEvent};
 use thiserror::Error;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 /// Restarts within [`RESTART_PERIOD`] that a parent tolerates; Erlang/OTP's defaults are 1 in 5 s, which a burst of one cause exceeds.
@@ -80,14 +85,50 @@ impl Restarts {
 pub(crate) struct OwnedTask(JoinHandle<()>);
 
 impl OwnedTask {
-    pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self(tokio::spawn(future))
+    /// Starts a task of this actor. Should it panic, the actor is sent the text: a task fails as its owner does, never in silence.
+    pub(crate) fn spawn<M: ractor::Message>(
+        owner: &ActorRef<M>,
+        future: impl Future<Output = ()> + Send + 'static,
+        panicked: fn(String) -> M,
+    ) -> Self {
+        let owner = owner.clone();
+        Self(tokio::spawn(async move {
+            if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
+                // An owner that is gone has no more use for it.
+                let _ = owner.send_message(panicked(panic_text(panic.as_ref())));
+            }
+        }))
     }
 }
 
 impl Drop for OwnedTask {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Something that happens once, for everyone who waits for it.
+#[derive(Debug, Default)]
+pub(crate) struct Latch {
+    set: AtomicBool,
+    changed: Notify,
+}
+
+impl Latch {
+    pub(crate) fn set(&self) {
+        self.set.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until it is set. Cancel safe.
+    pub(crate) async fn wait(&self) {
+        let changed = self.changed.notified();
+        tokio::pin!(changed);
+        // Registered before the look, so that nothing in between is missed.
+        changed.as_mut().enable();
+        if !self.set.load(Ordering::Acquire) {
+            changed.await;
+        }
     }
 }
 
@@ -101,8 +142,18 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
 }
 
 /// Locks a mutex whose data stays valid even if a holder panicked: every critical section of this crate leaves it whole.
-pub(crate) fn lock<T: ?Sized>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads what a lock guards, as [`lock`] does.
+pub(crate) fn read<T: ?Sized>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes what a lock guards, as [`lock`] does.
+pub(crate) fn write<T: ?Sized>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

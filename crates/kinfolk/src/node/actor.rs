@@ -13,7 +13,6 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -30,7 +29,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::accept::{Accept, AcceptArguments};
-use crate::context::{Context, Mailbox};
+use crate::context::Context;
 use crate::error::{OpenError, ServeError};
 use crate::events::NodeEvent;
 use crate::local_only::local_only;
@@ -118,6 +117,8 @@ pub struct Internal(Note);
 enum Note {
     /// The delay before a restart is over.
     Start(Part),
+    /// A task of the node's own panicked.
+    TaskPanicked(String),
     #[cfg(feature = "fault-injection")]
     Crash(crate::fault::Victim, crate::fault::Crash),
 }
@@ -204,7 +205,10 @@ impl Root {
         if cfg!(panic = "abort") {
             warn!("built with panic=abort: a panic ends the process instead of one actor");
         }
-        let address = OwnedTask::spawn(follow_address(endpoint.clone(), Arc::clone(&context)));
+        let following = follow_address(endpoint.clone(), Arc::clone(&context));
+        let address = OwnedTask::spawn(&myself, following, |text| {
+            NodeMessage::Internal(Internal(Note::TaskPanicked(text)))
+        });
         let mut state = RootState {
             myself,
             places: Arc::new(Semaphore::new(context.limits.messages)),
@@ -328,7 +332,9 @@ impl RootState {
                 let _ = reply.send(self.context.services.remove(&protocol));
             }
             M::Subscribe(reply) => {
-                let _ = reply.send(self.context.events.subscribe());
+                if let Some(events) = self.context.subscribe() {
+                    let _ = reply.send(events);
+                }
             }
             M::Metrics(reply) => self.pass_on(P::Metrics(reply)),
             M::Peers(reply) => self.pass_on(P::Peers(reply)),
@@ -343,7 +349,10 @@ impl RootState {
             M::RemoveAddress(peer, address, reply) => {
                 let _ = reply.send(self.context.unconfigure(&peer, address.as_ref()));
             }
-            M::Disconnect(peer) => self.pass_on(P::Disconnect(peer)),
+            M::Disconnect(peer) => {
+                self.context.release(&peer);
+                self.pass_on(P::Disconnect(peer));
+            }
             M::Ban(peer, duration) => self.context.ban(peer, duration),
             M::Unban(peer) => self.context.unban(peer),
             M::Drain(reply) => {
@@ -352,8 +361,9 @@ impl RootState {
             }
             M::Shutdown => self.myself.stop(None),
             M::Internal(Internal(Note::Start(part))) => self.restart(part).await?,
+            M::Internal(Internal(Note::TaskPanicked(text))) => return Err(text.into()),
             #[cfg(feature = "fault-injection")]
-            M::Internal(Internal(Note::Crash(victim, crash))) => self.crash(victim, crash)?,
+            M::Internal(Internal(Note::Crash(victim, crash))) => self.crash(victim, crash).await?,
         }
         Ok(())
     }
@@ -391,13 +401,9 @@ impl RootState {
         let cell = match part {
             Part::PeerManager => {
                 let alpn = self.alpn.clone();
-                let depth = Arc::new(AtomicUsize::new(0));
-                let arguments =
-                    PeerManagerArguments { context, endpoint, alpn, depth: Arc::clone(&depth) };
-                let spawned =
-                    ractor::Actor::spawn_linked(None, PeerManager, arguments, supervisor).await?;
-                self.context.set_manager(Some(Mailbox { actor: spawned.0.clone(), depth }));
-                spawned.0.get_cell()
+                let arguments = PeerManagerArguments { context, endpoint, alpn };
+                let spawned = ractor::Actor::spawn_linked(None, PeerManager, arguments, supervisor);
+                spawned.await?.0.get_cell()
             }
             Part::Accept => {
                 let arguments = AcceptArguments { context, endpoint };
@@ -453,14 +459,14 @@ impl RootState {
     }
 
     #[cfg(feature = "fault-injection")]
-    fn crash(
+    async fn crash(
         &mut self,
         victim: crate::fault::Victim,
         crash: crate::fault::Crash,
     ) -> Result<(), ActorProcessingErr> {
         use crate::fault::Victim;
         match victim {
-            Victim::Node => return crash.strike(),
+            Victim::Node => return crash.strike().await,
             Victim::PeerManager => self.pass_on(PeerManagerMessage::Crash(None, crash)),
             Victim::Session(peer) => self.pass_on(PeerManagerMessage::Crash(Some(peer), crash)),
             Victim::Accept => {

@@ -85,7 +85,7 @@ impl Node {
         self.open_with(peer, protocol, Options::new()).await
     }
 
-    /// Like [`Node::open`], with options.
+    /// Like [`Node::open`], with options. Cancel safe.
     pub async fn open_with(
         &self,
         peer: impl Into<Peer>,
@@ -109,7 +109,7 @@ impl Node {
         self.open_eager_with(peer, protocol, Options::new()).await
     }
 
-    /// Like [`Node::open_eager`], with options.
+    /// Like [`Node::open_eager`], with options. Cancel safe.
     pub async fn open_eager_with(
         &self,
         peer: impl Into<Peer>,
@@ -120,7 +120,7 @@ impl Node {
         open::open_eager(&self.context, peer.into(), protocol, options).await
     }
 
-    /// Opens a stream like [`Node::open`] if a session is live, and fails with [`OpenError::NotConnected`] at once if not.
+    /// Opens a stream like [`Node::open`] if a session is live, and fails with [`OpenError::NotConnected`] at once if not. Cancel safe.
     pub async fn try_open(
         &self,
         peer: EndpointId,
@@ -132,7 +132,7 @@ impl Node {
 
     /// Sends a typed request and waits for the typed response; both travel as postcard.
     ///
-    /// Dropped, the stream is reset, and the peer's handler is dropped at its next await. When the link is lost after the request was
+    /// Cancelled, the stream is reset, and the peer's handler is dropped at its next await: it may have run, in whole or in part. When the link is lost after the request was
     /// sent, the call ends as [`OpenError::Unknown`], unless it is idempotent or the peer certainly did not serve it.
     pub async fn call<Req, Res>(
         &self,
@@ -147,7 +147,7 @@ impl Node {
         self.call_with(peer, protocol, request, Options::new()).await
     }
 
-    /// Like [`Node::call`], with options.
+    /// Like [`Node::call`], with options. Cancelled, it is as there.
     pub async fn call_with<Req, Res>(
         &self,
         peer: impl Into<Peer>,
@@ -166,7 +166,7 @@ impl Node {
             .map_err(|error| CallError::Response(error.to_string().into()))
     }
 
-    /// Sends a request of bytes and waits for the response.
+    /// Sends a request of bytes and waits for the response. Cancelled, it is as [`Node::call`] is.
     pub async fn call_bytes(
         &self,
         peer: impl Into<Peer>,
@@ -190,7 +190,7 @@ impl Node {
 
     /// Takes a protocol into service.
     ///
-    /// It is async for symmetry with what it is the same as: [`NodeMessage::Serve`].
+    /// It waits for nothing; it is async for symmetry with what it is the same as: [`NodeMessage::Serve`].
     pub async fn serve(&self, protocol: ProtocolName, service: Service) -> Result<(), ServeError> {
         self.alive()?;
         self.context.serve(protocol, service)
@@ -202,10 +202,11 @@ impl Node {
         Ok(self.context.services.remove(protocol))
     }
 
-    /// Subscribes to what happens from now on. A subscriber that falls behind gets `Lagged(n)` and goes on with the newest.
+    /// Subscribes to what happens from now on. A subscriber that falls behind gets `Lagged(n)` and goes on with the newest; the last
+    /// event is [`NodeEvent::Ended`]. It waits for nothing.
     pub async fn events(&self) -> Result<broadcast::Receiver<NodeEvent>, NodeClosed> {
-        self.alive()?;
-        Ok(self.context.events.subscribe())
+        let ended = || NodeClosed(self.context.ended().unwrap_or(Terminal::Shutdown));
+        self.context.subscribe().ok_or_else(ended)
     }
 
     /// One consistent look at the node's numbers. Cancel safe.
@@ -247,9 +248,14 @@ impl Node {
         Ok(self.context.unconfigure(&peer, addresses))
     }
 
-    /// Ends everything that waits for a peer, its holds included, as `Cancelled`, and drains its session.
+    /// Ends everything that waits for a peer, its holds included, as `Cancelled`, and drains its session. Cancel safe: cancelled, the
+    /// session may stay.
     pub async fn disconnect(&self, peer: EndpointId) -> Result<(), NodeClosed> {
-        self.tell(PeerManagerMessage::Disconnect(peer)).await
+        self.context.release(&peer);
+        self.context.manager_up().await?;
+        // A manager that failed meanwhile has lost every link and what waited.
+        let _ = self.context.tell_manager(PeerManagerMessage::Disconnect(peer));
+        Ok(())
     }
 
     /// Closes the session with a peer at once and refuses new ones for this time, at most 30 days.
@@ -280,12 +286,20 @@ impl Node {
     pub async fn shutdown(&self) -> Terminal {
         self.actor.stop(None);
         let latest = self.context.limits.shutdown_deadline.saturating_add(SHUTDOWN_GRACE);
-        match tokio::time::timeout(latest, self.context.closed()).await {
+        let ended = {
+            let _timers = self.context.timers();
+            tokio::time::timeout(latest, self.context.closed())
+        };
+        match ended.await {
             Ok(terminal) => terminal,
             Err(_) => {
                 self.actor.kill();
                 // A handler that blocks the runtime's only thread keeps even that from happening.
-                let killed = tokio::time::timeout(KILL_GRACE, self.context.closed()).await;
+                let killed = {
+                    let _timers = self.context.timers();
+                    tokio::time::timeout(KILL_GRACE, self.context.closed())
+                };
+                let killed = killed.await;
                 self.context.end(Terminal::Killed);
                 killed.unwrap_or(Terminal::Killed)
             }
@@ -310,12 +324,5 @@ impl Node {
 
     fn check(&self) -> Result<(), OpenError> {
         self.alive().map_err(OpenError::Closed)
-    }
-
-    async fn tell(&self, message: PeerManagerMessage) -> Result<(), NodeClosed> {
-        self.context.manager_up().await?;
-        // A manager that failed meanwhile has lost what the message was about.
-        let _ = self.context.tell_manager(message);
-        Ok(())
     }
 }

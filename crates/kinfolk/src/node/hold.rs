@@ -34,7 +34,7 @@ impl Hold {
         if context.ended().is_some() {
             context.end_holds();
         } else {
-            // A manager that is being restarted takes it up by itself; one that is draining ends it.
+            // A manager that is away finds it when it is back; one that is draining ends it.
             let _ = context.tell_manager(PeerManagerMessage::Hold(id));
         }
         Self { context: Arc::clone(context), id, peer, ended }
@@ -62,7 +62,7 @@ impl Drop for Hold {
     fn drop(&mut self) {
         if lock(&self.context.retained).holds.remove(&self.id).is_some() {
             self.context.counters.outcome(&Outcome::Cancelled);
-            // If the manager is away, it has forgotten the hold already.
+            // A manager that is away finds nothing of it when it is back.
             let _ = self.context.tell_manager(PeerManagerMessage::Cancel(self.id));
         }
     }

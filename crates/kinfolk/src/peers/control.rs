@@ -2,6 +2,7 @@
 //!
 //! It serves Session and Accept. Reading checks the length before it allocates; what a frame means is decided by its reader.
 
+use futures_util::FutureExt;
 use iroh::endpoint::{ReadExactError, RecvStream, SendStream, WriteError};
 use kinfolk_core::wire::Control;
 use kinfolk_core::wire::frame::{self, CONTROL_MAX, FrameError, LENGTH_BYTES};
@@ -70,6 +71,16 @@ async fn read_exact(stream: &mut RecvStream, buffer: &mut [u8]) -> Result<(), Co
         ReadExactError::ReadError(iroh::endpoint::ReadError::Reset(_)) => ControlError::Ended,
         ReadExactError::ReadError(_) => ControlError::Lost,
     })
+}
+
+/// Writes as many of the bytes as QUIC takes at this moment, and returns how many.
+pub(crate) fn write_now(stream: &mut SendStream, bytes: &[u8]) -> Result<usize, ControlError> {
+    match stream.write(bytes).now_or_never() {
+        None => Ok(0),
+        Some(Ok(written)) => Ok(written),
+        Some(Err(WriteError::Stopped(_) | WriteError::ClosedStream)) => Err(ControlError::Ended),
+        Some(Err(_)) => Err(ControlError::Lost),
+    }
 }
 
 /// Writes one frame.

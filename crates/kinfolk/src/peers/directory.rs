@@ -4,12 +4,13 @@
 //! sessions.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use iroh::EndpointId;
 use kinfolk_core::id::LinkId;
 
 use crate::peers::link::Link;
+use crate::supervision::{read, write};
 
 /// See the module page.
 ///
@@ -19,23 +20,23 @@ pub(crate) struct Directory(RwLock<HashMap<[u8; EndpointId::LENGTH], Arc<Link>>>
 
 impl Directory {
     pub(crate) fn get(&self, peer: &EndpointId) -> Option<Arc<Link>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(peer.as_bytes()).cloned()
+        read(&self.0).get(peer.as_bytes()).cloned()
     }
 
     pub(crate) fn publish(&self, link: Arc<Link>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(*link.peer.as_bytes(), link);
+        write(&self.0).insert(*link.peer.as_bytes(), link);
     }
 
     /// Removes the link; a newer one of the same peer stays.
     pub(crate) fn unpublish(&self, peer: &EndpointId, link: LinkId) {
-        let mut links = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut links = write(&self.0);
         if links.get(peer.as_bytes()).is_some_and(|published| published.id == link) {
             links.remove(peer.as_bytes());
         }
     }
 
     pub(crate) fn clear(&self) {
-        let links = std::mem::take(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner));
+        let links = std::mem::take(&mut *write(&self.0));
         for link in links.values() {
             link.retire();
         }

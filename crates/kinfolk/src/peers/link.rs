@@ -5,7 +5,7 @@
 //! anything about the peer.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use iroh::EndpointId;
@@ -14,9 +14,9 @@ use kinfolk_core::code::Code;
 use kinfolk_core::id::LinkId;
 use kinfolk_core::intent::StreamLoss;
 use kinfolk_core::peer_link::{Direction, Linger};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::supervision::lock;
+use crate::supervision::{Latch, lock};
 
 /// A link that streams can be opened on.
 #[derive(Debug)]
@@ -29,8 +29,8 @@ pub(crate) struct Link {
     places: Option<Arc<Semaphore>>,
     leases: Mutex<Leases>,
     idle: Notify,
-    /// True once nobody gets this link for a new stream any more.
-    retired: watch::Sender<bool>,
+    /// Set once nobody gets this link for a new stream any more.
+    retired: Latch,
     /// What the peer said in its `Goodbye`: how many of our streams it took.
     served_there: Mutex<Option<u64>>,
     /// Bytes of requests of the peer that may be held at once.
@@ -63,8 +63,16 @@ struct Leases {
 #[derive(Debug)]
 pub(crate) struct Lease {
     link: Arc<Link>,
-    /// What a stream of the peer takes up until both of its directions are over.
-    places: Vec<Arc<OwnedSemaphorePermit>>,
+    /// `None` for a stream of our own.
+    places: Option<Arc<Places>>,
+}
+
+/// What a stream of the peer takes up until both of its directions are over.
+#[derive(Debug)]
+struct Places {
+    _of_peer: Option<OwnedSemaphorePermit>,
+    _of_node: OwnedSemaphorePermit,
+    of_protocol: OnceLock<OwnedSemaphorePermit>,
 }
 
 impl Link {
@@ -91,7 +99,7 @@ impl Link {
                 last_used: Instant::now(),
             }),
             idle: Notify::new(),
-            retired: watch::Sender::new(false),
+            retired: Latch::default(),
             served_there: Mutex::new(None),
             request_room: Arc::new(Semaphore::new(request_room)),
             held_there: AtomicBool::new(false),
@@ -113,23 +121,28 @@ impl Link {
             return None;
         }
         leases.held = leases.held.saturating_add(1);
-        Some(Lease { link: Arc::clone(self), places: Vec::new() })
+        Some(Lease { link: Arc::clone(self), places: None })
     }
 
     /// Takes a stream of the peer into account and leases the link for it, or says why not.
     ///
     /// Counting and leasing are one step, so that the number in our `Goodbye` is exact.
-    pub(crate) fn accept(self: &Arc<Self>) -> Result<Lease, Code> {
+    pub(crate) fn accept(self: &Arc<Self>, node: &Arc<Semaphore>) -> Result<Lease, Code> {
         let mut leases = lock(&self.leases);
         if leases.closed {
             return Err(Code::Draining);
         }
         leases.accepted = leases.accepted.saturating_add(1);
-        let place = self.places.as_ref().map(|places| Arc::clone(places).try_acquire_owned());
-        let place = place.transpose().map_err(|_| Code::Busy)?;
+        let place = |places: &Arc<Semaphore>| {
+            Arc::clone(places).try_acquire_owned().map_err(|_| Code::Busy)
+        };
+        let places = Places {
+            _of_peer: self.places.as_ref().map(place).transpose()?,
+            _of_node: place(node)?,
+            of_protocol: OnceLock::new(),
+        };
         leases.held = leases.held.saturating_add(1);
-        let places = place.into_iter().map(Arc::new).collect();
-        Ok(Lease { link: Arc::clone(self), places })
+        Ok(Lease { link: Arc::clone(self), places: Some(Arc::new(places)) })
     }
 
     /// Gives out no more leases; returns how many streams of the peer were taken.
@@ -174,14 +187,12 @@ impl Link {
 
     /// Tells everyone who waits for the next link that this one is over.
     pub(crate) fn retire(&self) {
-        self.retired.send_replace(true);
+        self.retired.set();
     }
 
     /// Waits until the link is retired. Cancel safe.
     pub(crate) async fn retired(&self) {
-        let mut retired = self.retired.subscribe();
-        // The sender lives in `self`, so waiting cannot fail.
-        let _ = retired.wait_for(|retired| *retired).await;
+        self.retired.wait().await;
     }
 
     /// Whether this is the peer's first hold on the link; one says all.
@@ -273,14 +284,17 @@ impl Lease {
         Self { link: Arc::clone(&self.link), places: self.places.clone() }
     }
 
-    /// Keeps the place for as long as this lease and those made of it last.
-    pub(crate) fn occupy(&mut self, place: OwnedSemaphorePermit) {
-        self.places.push(Arc::new(place));
+    /// Keeps the protocol's place for as long as this lease and those made of it last.
+    pub(crate) fn occupy(&self, place: OwnedSemaphorePermit) {
+        if let Some(places) = &self.places {
+            // A stream is of one protocol: this happens once.
+            let _ = places.of_protocol.set(place);
+        }
     }
 
     /// Gives the stream's places back before its end: it is none of the app's.
     pub(crate) fn give_up_places(&mut self) {
-        self.places.clear();
+        self.places = None;
     }
 }
 

@@ -46,8 +46,6 @@ pub(crate) struct PeerManagerArguments {
     pub(crate) context: Arc<Context>,
     pub(crate) endpoint: Endpoint,
     pub(crate) alpn: Vec<u8>,
-    /// How many messages wait in its mailbox; ractor does not tell.
-    pub(crate) depth: Arc<AtomicUsize>,
 }
 
 /// What a waiting intent gets.
@@ -95,6 +93,8 @@ pub(crate) enum PeerManagerMessage {
     Metrics(RpcReplyPort<Metrics>),
     /// Watch a peer.
     Monitor(EndpointId, RpcReplyPort<watch::Receiver<PeerStatus>>),
+    /// Its clock panicked.
+    TaskPanicked(String),
     /// Fail, as a test asked; a session's peer if it is a session that is to fail.
     #[cfg(feature = "fault-injection")]
     Crash(Option<EndpointId>, crate::fault::Crash),
@@ -107,6 +107,7 @@ pub(crate) struct PeerManagerState {
     context: Arc<Context>,
     endpoint: Endpoint,
     alpn: Vec<u8>,
+    /// How many messages wait in its mailbox; ractor does not tell.
     depth: Arc<AtomicUsize>,
     incarnation: Incarnation,
     table: PeerTable,
@@ -145,13 +146,17 @@ impl PeerManager {
         myself: ActorRef<PeerManagerMessage>,
         arguments: PeerManagerArguments,
     ) -> Result<PeerManagerState, ActorProcessingErr> {
-        let PeerManagerArguments { context, endpoint, alpn, depth } = arguments;
+        let PeerManagerArguments { context, endpoint, alpn } = arguments;
+        let depth = Arc::new(AtomicUsize::new(0));
         // A restarted manager knows none of the old links: to its peers it is a restarted node.
         let incarnation = Incarnation::new(rand::random());
         let table = PeerTable::new(context.id, incarnation, &context.limits, rand::random());
         let alarm = watch::Sender::new(None);
         let ticked = Arc::new(Notify::new());
-        let clock = OwnedTask::spawn(clock(alarm.subscribe(), Arc::clone(&ticked), myself.clone()));
+        let ticking = clock(alarm.subscribe(), Arc::clone(&ticked), myself.clone());
+        let clock = OwnedTask::spawn(&myself, ticking, PeerManagerMessage::TaskPanicked);
+        // From here on it is told what the app does; what the app did before, it recalls. Nothing falls in between.
+        context.set_manager(Some(Mailbox { actor: myself.clone(), depth: Arc::clone(&depth) }));
         let mut state = PeerManagerState {
             me: myself,
             context,
@@ -182,7 +187,7 @@ impl PeerManager {
         message: PeerManagerMessage,
         state: &mut PeerManagerState,
     ) -> Result<(), ActorProcessingErr> {
-        if !matches!(message, PeerManagerMessage::Tick) {
+        if !matches!(message, PeerManagerMessage::Tick | PeerManagerMessage::TaskPanicked(_)) {
             state.depth.fetch_sub(1, Ordering::Relaxed);
         }
         state.receive(message).await
@@ -281,8 +286,9 @@ impl PeerManagerState {
                 };
                 let _ = reply.send(self.context.monitors.watch(peer, status));
             }
+            M::TaskPanicked(text) => return Err(text.into()),
             #[cfg(feature = "fault-injection")]
-            M::Crash(None, crash) => crash.strike()?,
+            M::Crash(None, crash) => crash.strike().await?,
             #[cfg(feature = "fault-injection")]
             M::Crash(Some(peer), crash) => {
                 if let Some(id) = self.table.live(&peer) {
@@ -379,7 +385,8 @@ impl PeerManagerState {
                 self.perform(peer, output).await;
             }
         }
-        self.alarm.send_replace(self.table.next_timeout());
+        let due = self.table.next_timeout();
+        self.alarm.send_if_modified(|alarm| std::mem::replace(alarm, due) != due);
         if !self.shut_down.is_empty() && self.sessions.is_empty() {
             for reply in self.shut_down.drain(..) {
                 let _ = reply.send(());

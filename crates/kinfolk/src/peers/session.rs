@@ -40,8 +40,8 @@ use crate::protocol::serve;
 use crate::protocol::stream::wire_code;
 use crate::supervision::OwnedTask;
 
-/// Frames that may wait to be written on the control stream: each side ever writes three.
-const CONTROL_QUEUE: usize = 4;
+/// How long after the end of its stream a hold is told again.
+const HOLD_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long the dialler of a duplicate link has to close it; less than a session has to end.
 const DUPLICATE_CLOSE: Duration = Duration::from_secs(1);
@@ -121,6 +121,8 @@ pub(crate) enum SessionMessage {
     Quiet(bool),
     /// The connection is over.
     Over(ConnectionError),
+    /// One of its tasks panicked.
+    TaskPanicked(String),
     /// Fail, as a test asked.
     #[cfg(feature = "fault-injection")]
     Crash(crate::fault::Crash),
@@ -138,17 +140,30 @@ pub(crate) struct SessionState {
     /// How the session ended; `None` while it runs.
     pub(crate) end: Option<LinkEnd>,
     link: Option<CloseOnDrop>,
-    /// Both halves of the control stream until they are given to their tasks.
+    /// Both halves of the control stream until the first frame may be written.
     control: Option<(SendStream, RecvStream)>,
-    outbox: Option<mpsc::Sender<Control>>,
+    outbox: Option<Outbox>,
     /// Whether the link was welcomed, by either side.
     welcomed: bool,
     drain: Drain,
+    /// Until it has its connection: the dial is large, and a finished task keeps its memory.
+    dialling: Option<OwnedTask>,
     hold: Option<OwnedTask>,
     tasks: Vec<OwnedTask>,
     /// Declared last: the gate counts the connection until everything of it is gone.
     _pass: Option<Pass>,
 }
+
+/// The sending half of the control stream.
+enum Outbox {
+    /// Frames are written at once. A session ever writes three, so that they nearly always fit.
+    Free(SendStream),
+    /// The peer keeps its window shut: a task writes what did not fit, and what comes after it.
+    Blocked(mpsc::Sender<Vec<u8>>),
+}
+
+/// Frames that may wait behind one that did not fit: each side ever writes three.
+const CONTROL_QUEUE: usize = 4;
 
 /// How far the graceful close is.
 #[derive(Debug, Default)]
@@ -189,6 +204,7 @@ impl Session {
             outbox: None,
             welcomed: false,
             drain: Drain::default(),
+            dialling: None,
             hold: None,
             tasks: Vec::new(),
             _pass: None,
@@ -208,6 +224,7 @@ impl Session {
         result: Result<(Connection, SendStream, RecvStream), LinkEnd>,
         state: &mut SessionState,
     ) {
+        state.dialling = None;
         match result {
             Ok((connection, send, recv)) => {
                 let link = Link::new(
@@ -248,9 +265,7 @@ impl Session {
     #[ractor::message(SessionMessage::Keep(keep))]
     fn keep(&self, keep: bool, state: &mut SessionState) {
         state.hold = match &state.link {
-            Some(link) if keep && !state.drain.said => {
-                Some(OwnedTask::spawn(hold(Arc::clone(&link.0))))
-            }
+            Some(link) if keep && !state.drain.said => Some(state.task(hold(Arc::clone(&link.0)))),
             _ => None,
         };
     }
@@ -326,14 +341,23 @@ impl Session {
         state.finish(end);
     }
 
+    #[ractor::message(SessionMessage::TaskPanicked(text))]
+    fn task_panicked(
+        &self,
+        text: String,
+        _state: &mut SessionState,
+    ) -> Result<(), ActorProcessingErr> {
+        Err(text.into())
+    }
+
     #[cfg(feature = "fault-injection")]
     #[ractor::message(SessionMessage::Crash(crash))]
-    fn crash(
+    async fn crash(
         &self,
         crash: crate::fault::Crash,
         _state: &mut SessionState,
     ) -> Result<(), ActorProcessingErr> {
-        crash.strike().map_err(|error| SessionFailure(error.to_string()).into())
+        crash.strike().await.map_err(|error| SessionFailure(error.to_string()).into())
     }
 }
 
@@ -341,7 +365,7 @@ impl SessionState {
     fn dial(&mut self, endpoint: Endpoint, address: Option<EndpointAddr>, alpn: Vec<u8>) {
         self.context.counters.dials_started.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let me = self.me.clone();
-        self.tasks.push(OwnedTask::spawn(async move {
+        self.dialling = Some(self.task(async move {
             let result = match address {
                 Some(address) => connect(&endpoint, address, &alpn).await,
                 None => Err(LinkEnd::DialFailed(DialFailure::NoAddress)),
@@ -367,7 +391,7 @@ impl SessionState {
     fn adopt(&mut self, link: Arc<Link>) {
         let me = self.me.clone();
         let closed = link.connection.weak_handle().closed();
-        self.tasks.push(OwnedTask::spawn(async move {
+        self.tasks.push(self.task(async move {
             if let Some(closed) = closed.await {
                 let _ = me.send_message(SessionMessage::Over(closed.reason));
             }
@@ -375,23 +399,15 @@ impl SessionState {
         self.link = Some(CloseOnDrop(link));
     }
 
-    /// Starts the two tasks of the control stream.
+    /// Starts to read the control stream, and lets frames be written.
     fn start_control(&mut self) {
-        let Some((mut send, mut recv)) = self.control.take() else { return };
+        let Some((send, mut recv)) = self.control.take() else { return };
         // QUIC sends strictly by priority: no stream of the app may keep a goodbye from leaving. It fails only on a dead stream.
         let _ = send.set_priority(i32::MAX);
-        let (outbox, mut frames) = mpsc::channel(CONTROL_QUEUE);
-        self.outbox = Some(outbox);
-        self.tasks.push(OwnedTask::spawn(async move {
-            while let Some(frame) = frames.recv().await {
-                if control::write(&mut send, &frame).await.is_err() {
-                    return;
-                }
-            }
-        }));
+        self.outbox = Some(Outbox::Free(send));
         let me = self.me.clone();
         let mut turns = Turns::new(self.direction() == Direction::Outbound);
-        self.tasks.push(OwnedTask::spawn(async move {
+        self.tasks.push(self.task(async move {
             loop {
                 let frame = control::read(&mut recv).await.and_then(|frame| turns.take(frame));
                 let over = frame.is_err();
@@ -434,7 +450,7 @@ impl SessionState {
         self.welcomed = true;
         if let Some(link) = &self.link {
             let serving = serve::streams(Arc::clone(&self.context), Arc::clone(&link.0));
-            self.tasks.push(OwnedTask::spawn(serving));
+            self.tasks.push(self.task(serving));
         }
     }
 
@@ -460,6 +476,11 @@ impl SessionState {
             self.finish(LinkEnd::Closed(code));
             return Ok(());
         };
+        if !self.welcomed {
+            // Neither side has acknowledged anything yet.
+            self.close(code, LinkEnd::Closed(code));
+            return Ok(());
+        }
         if std::mem::replace(&mut self.drain.said, true) {
             return Ok(());
         }
@@ -468,7 +489,7 @@ impl SessionState {
         link.retire();
         self.say(Control::Goodbye(Goodbye::new(code, served, within)))?;
         let me = self.me.clone();
-        self.tasks.push(OwnedTask::spawn(async move {
+        self.tasks.push(self.task(async move {
             let deadline = tokio::time::sleep(within);
             tokio::pin!(deadline);
             tokio::select! {
@@ -490,7 +511,7 @@ impl SessionState {
         self.end = Some(LinkEnd::Closed(Code::Duplicate));
         self.say(duplicate())?;
         let me = self.me.clone();
-        self.tasks.push(OwnedTask::spawn(async move {
+        self.tasks.push(self.task(async move {
             tokio::time::sleep(DUPLICATE_CLOSE).await;
             let _ = me.send_message(SessionMessage::Close(Code::Duplicate));
         }));
@@ -520,15 +541,43 @@ impl SessionState {
         self.me.stop(None);
     }
 
-    /// Queues a control frame. The queue has room for every frame that a session ever writes.
+    /// Writes a control frame, now or as soon as QUIC has room for it.
     fn say(&mut self, frame: Control) -> Result<(), SessionFailure> {
-        match self.outbox.as_ref().map(|outbox| outbox.try_send(frame)) {
-            Some(Err(TrySendError::Full(_))) => {
-                Err(SessionFailure("more control frames than a session writes".to_owned()))
-            }
-            // Without a writer the connection is over, or has not begun; its end is reported by itself.
-            Some(Ok(()) | Err(TrySendError::Closed(_))) | None => Ok(()),
-        }
+        // Without an outbox the connection is over, or has not begun; its end is reported by itself.
+        let Some(outbox) = self.outbox.take() else { return Ok(()) };
+        let bytes = frame.encode().map_err(|error| SessionFailure(error.to_string()))?;
+        self.outbox = match outbox {
+            Outbox::Free(mut send) => match control::write_now(&mut send, &bytes) {
+                Ok(written) if written == bytes.len() => Some(Outbox::Free(send)),
+                Ok(written) => {
+                    let (outbox, mut later) = mpsc::channel::<Vec<u8>>(CONTROL_QUEUE);
+                    self.tasks.push(self.task(async move {
+                        let mut rest = bytes.get(written..).unwrap_or_default().to_vec();
+                        while send.write_all(&rest).await.is_ok() {
+                            let Some(next) = later.recv().await else { return };
+                            rest = next;
+                        }
+                    }));
+                    Some(Outbox::Blocked(outbox))
+                }
+                Err(_) => None,
+            },
+            Outbox::Blocked(queue) => match queue.try_send(bytes) {
+                Ok(()) => Some(Outbox::Blocked(queue)),
+                Err(TrySendError::Closed(_)) => None,
+                Err(TrySendError::Full(_)) => {
+                    return Err(SessionFailure(
+                        "more control frames than a session writes".to_owned(),
+                    ));
+                }
+            },
+        };
+        Ok(())
+    }
+
+    /// A task that ends with this session, and whose panic is the session's.
+    fn task(&self, future: impl Future<Output = ()> + Send + 'static) -> OwnedTask {
+        OwnedTask::spawn(&self.me, future, SessionMessage::TaskPanicked)
     }
 
     fn tell(&self, message: PeerManagerMessage) {
@@ -607,14 +656,17 @@ fn connection_failure(error: &ConnectionError) -> DialFailure {
     }
 }
 
-/// Keeps a stream of the library's own open, so that the peer sees the session as used.
+/// Keeps a stream of the library's own open, so that the peer sees the session as used. A peer that refuses it, as it may for a
+/// moment, is asked again.
 async fn hold(link: Arc<Link>) {
+    let Ok(header) = StreamHeader::new(serve::HOLD, StreamMode::Acked).encode() else { return };
     let Some(_lease) = link.lease() else { return };
-    let Ok((mut send, mut recv)) = link.connection.open_bi().await else { return };
-    let header = StreamHeader::new(serve::HOLD, StreamMode::Acked).encode();
-    let Ok(header) = header else { return };
-    if send.write_all(&header).await.is_ok() {
-        // One byte of answer; then nothing until the peer lets go.
-        while let Ok(Some(_)) = recv.read_chunk(1).await {}
+    while let Ok((mut send, mut recv)) = link.connection.open_bi().await {
+        if send.write_all(&header).await.is_ok() {
+            // One byte of answer; after an ack nothing more comes until the peer lets go.
+            while let Ok(Some(_)) = recv.read_chunk(1).await {}
+        }
+        drop((send, recv));
+        tokio::time::sleep(HOLD_AGAIN).await;
     }
 }

@@ -74,7 +74,7 @@ impl Peer {
     pub(crate) fn configure(self, context: &Context) -> Result<EndpointId, OpenError> {
         if let Some(address) = self.address {
             let full = |_| OpenError::Failed { failure: Failure::TooManyPeers, cause: None };
-            context.configure(address).map_err(full)?;
+            context.suggest(address).map_err(full)?;
         }
         Ok(self.id)
     }
@@ -248,7 +248,7 @@ impl<'a> Ask<'a> {
                     Err(error) => Err(lost(&recv, Progress::NothingSent, error)),
                 }
             };
-            match within(self.deadline, attempt).await? {
+            match self.within(self.deadline, attempt).await? {
                 Ok(streams) => {
                     counters.opened.fetch_add(1, Ordering::Relaxed);
                     return Ok(streams);
@@ -288,11 +288,22 @@ impl<'a> Ask<'a> {
                     Err(error) => Err(lost(&recv, Progress::PayloadSent, error)),
                 }
             };
-            match within(self.deadline, attempt).await? {
+            match self.within(self.deadline, attempt).await? {
                 Ok(response) => return Ok(response),
                 Err(loss) => last = Some(self.again(loss)?),
             }
         }
+    }
+
+    /// Not an async function: that would hold the future twice, as its argument and within the timeout.
+    fn within<F: Future>(
+        &self,
+        deadline: Instant,
+        future: F,
+    ) -> impl Future<Output = Result<F::Output, OpenError>> + use<F> {
+        let _timers = self.context.timers();
+        tokio::time::timeout_at(deadline.into(), future)
+            .map_err(|_| OpenError::TimedOut { cause: None })
     }
 
     fn counters(&self, protocol: &ProtocolName) -> Arc<ProtocolCounters> {
@@ -322,7 +333,7 @@ impl<'a> Ask<'a> {
     async fn lease(&mut self, last: Option<Arc<Link>>) -> Result<Lease, OpenError> {
         if let Some(last) = last {
             // The machine learns of the loss by itself; until then it would name the same link again.
-            within(self.deadline, last.retired()).await?;
+            self.within(self.deadline, last.retired()).await?;
         }
         loop {
             let live = self.context.directory.get(&self.peer);
@@ -338,7 +349,7 @@ impl<'a> Ask<'a> {
                 None => {
                     let loss = StreamLoss::NotOpened(link.close_code());
                     let lost = Lost { progress: Progress::NothingSent, loss, link };
-                    within(self.deadline, self.again(lost)?.retired()).await?;
+                    self.within(self.deadline, self.again(lost)?.retired()).await?;
                 }
             }
         }
@@ -353,7 +364,7 @@ impl<'a> Ask<'a> {
             priority: self.priority,
             deadline: Some(self.deadline),
         };
-        let up = within(self.deadline, self.context.manager_up()).await?;
+        let up = self.within(self.deadline, self.context.manager_up()).await?;
         up.map_err(OpenError::Closed)?;
         self.waiting = true;
         let told =
@@ -361,7 +372,7 @@ impl<'a> Ask<'a> {
         let latest = self.deadline.checked_add(DEADLINE_GRACE).unwrap_or(self.deadline);
         let granted = match told {
             Ok(()) => {
-                within(latest, grant).await?.unwrap_or(Grant::Ended(Outcome::Restarted, None))
+                self.within(latest, grant).await?.unwrap_or(Grant::Ended(Outcome::Restarted, None))
             }
             Err(_) => Grant::Ended(Outcome::Restarted, None),
         };
@@ -410,15 +421,6 @@ fn encode_header(protocol: &ProtocolName, mode: StreamMode) -> Result<Vec<u8>, O
 
 fn lost(recv: &RecvStream, progress: Progress, error: StreamError) -> Lost {
     Lost { progress, loss: recv.loss(error), link: Arc::clone(recv.link()) }
-}
-
-/// Not an async function: that would hold the future twice, as its argument and within the timeout.
-fn within<F: Future>(
-    deadline: Instant,
-    future: F,
-) -> impl Future<Output = Result<F::Output, OpenError>> {
-    tokio::time::timeout_at(deadline.into(), future)
-        .map_err(|_| OpenError::TimedOut { cause: None })
 }
 
 async fn read_response(recv: &mut RecvStream, max: u32) -> Result<Bytes, StreamError> {

@@ -15,19 +15,19 @@ use kinfolk_core::id::ProtocolName;
 use kinfolk_core::wire::{
     Answer, HEADER_MAX, LENGTH_BYTES, StreamHeader, StreamMode, call_prefix, frame,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
 
 use crate::context::Context;
 use crate::error::HandlerError;
 use crate::error::StreamError;
 use crate::events::NodeEvent;
-use crate::metrics::{Family, ProtocolCounters};
+use crate::metrics::Family;
 use crate::peers::link::{Lease, Link};
 use crate::protocol::open::{read_call_body, read_call_length};
 use crate::protocol::service::{Handler, Incoming, Registered};
 use crate::protocol::stream::{AnswerState, Orphanage, RecvStream, SendStream, wire_code};
-use crate::supervision::panic_text;
+use crate::supervision::{Latch, panic_text};
 
 /// The library's own protocol by which a peer says that it holds the session: a stream that stays open for as long.
 pub(crate) const HOLD: ProtocolName = ProtocolName::from_static("kinfolk/hold/1");
@@ -36,36 +36,51 @@ pub(crate) const HOLD: ProtocolName = ProtocolName::from_static("kinfolk/hold/1"
 pub(crate) async fn streams(context: Arc<Context>, link: Arc<Link>) {
     let places = context.limits.negotiating_per_peer.min(Semaphore::MAX_PERMITS);
     let negotiating = Arc::new(Semaphore::new(places));
-    // It ends with this future, and every handler with it. A `JoinSet` would wake this loop for each stream that ends.
-    let (_serving, over) = watch::channel(());
+    let place = || Arc::clone(&negotiating).try_acquire_owned().ok();
+    let handlers = Handlers::default();
     while let Ok((send, recv)) = link.connection.accept_bi().await {
-        let mut lease = match link.accept() {
+        let lease = match link.accept(&context.inbound_places) {
             Ok(lease) => lease,
             Err(code) => {
                 refuse(&context, send, recv, code);
                 continue;
             }
         };
-        let place = Arc::clone(&negotiating).try_acquire_owned();
-        let node_place = Arc::clone(&context.inbound_places).try_acquire_owned();
-        let (Ok(negotiating), Ok(node_place)) = (place, node_place) else {
+        let mut negotiating = place();
+        if negotiating.is_none() {
+            // In a burst streams come faster than their headers are read, although those are here already: they are read now.
+            tokio::task::yield_now().await;
+            negotiating = place();
+        }
+        let Some(negotiating) = negotiating else {
             refuse(&context, send, recv, Code::Busy);
             continue;
         };
-        lease.occupy(node_place);
         let stream = Negotiation { lease, send, recv, negotiating };
-        let (context, mut over) = (Arc::clone(&context), over.clone());
+        let (context, over) = (Arc::clone(&context), Arc::clone(&handlers.over));
         tokio::spawn(async move {
             let _served = Gauge::enter(&context.counters.streams_inbound);
             tokio::select! {
                 biased;
                 () = stream.run(&context) => {}
-                _ = over.changed() => {}
+                () = over.wait() => {}
             }
         });
     }
     // The link is over: what still runs learns it from its streams, and is dropped when the session ends.
     std::future::pending().await
+}
+
+/// What serves the streams of a link; dropping it ends all of that. A `JoinSet` would wake its owner for each stream that ends.
+#[derive(Default)]
+struct Handlers {
+    over: Arc<Latch>,
+}
+
+impl Drop for Handlers {
+    fn drop(&mut self) {
+        self.over.set();
+    }
 }
 
 /// Counts something as present for as long as it lives.
@@ -120,84 +135,78 @@ impl Negotiation {
             Err(_) => return refuse(context, self.send, self.recv, Code::HeaderTimeout),
         };
         if header.protocol == HOLD {
-            return self.keep(context, header.mode).await;
+            // Boxed, so that other streams need not be as large.
+            return Box::pin(self.keep(context, header.mode)).await;
         }
         let Some(registered) = context.services.get(&header.protocol) else {
             return refuse(context, self.send, self.recv, Code::UnknownProtocol);
         };
-        let peer = self.lease.link().peer;
-        let counters = Arc::clone(&registered.counters);
-        let serving = Serving { context, peer, protocol: header.protocol, counters: &counters };
+        let service = Served {
+            context,
+            peer: self.lease.link().peer,
+            protocol: header.protocol,
+            registered: &registered,
+        };
         // What admits is the app's: it may panic.
-        let admitting = AssertUnwindSafe(|| admit(&registered, &peer, header.mode));
+        let admitting = AssertUnwindSafe(|| service.admit(header.mode));
         let admitted =
-            catch_unwind(admitting).unwrap_or_else(|panic| Err(serving.panicked(panic.as_ref())));
-        // A call takes its place when its request is complete: a slow one keeps nobody out.
-        let is_call = matches!(registered.service.handler, Handler::Call(_));
-        let place = match admitted {
-            Ok(()) if is_call => Ok(None),
-            Ok(()) => registered.place().map(Some),
-            Err(code) => Err(code),
+            catch_unwind(admitting).unwrap_or_else(|panic| Err(service.panicked(panic.as_ref())));
+        let place = match (&registered.service.handler, admitted) {
+            // A call takes its place when its request is complete: a slow one keeps nobody out.
+            (Handler::Call(handler), Ok(())) => {
+                let Self { lease, send, recv, negotiating } = self;
+                let call = Call::new(service, lease, send, recv, rest);
+                return Box::pin(call.serve(negotiating, handler)).await;
+            }
+            (_, Ok(())) => registered.place(),
+            (_, Err(code)) => Err(code),
         };
         let place = match place {
             Ok(place) => place,
             Err(code) => {
-                counters.refused.fetch_add(1, Ordering::Relaxed);
+                registered.counters.refused.fetch_add(1, Ordering::Relaxed);
                 return refuse(context, self.send, self.recv, code);
             }
         };
-        counters.served.fetch_add(1, Ordering::Relaxed);
-        let _active = Gauge::enter(&counters.active);
-        let place = match (&registered.service.handler, place) {
-            // An actor keeps the stream when this task is over, and with it the place.
-            (Handler::Actor { .. }, Some(place)) => {
-                self.lease.occupy(place);
-                None
-            }
-            (_, place) => place,
-        };
-        let reading = self.lease.again();
-        // Only of a handler that runs here is it known how it ended; others leave an unfinished half reset at once.
-        let orphanage = match &registered.service.handler {
-            Handler::Stream(_) => Some(Arc::new(Orphanage::default())),
-            Handler::Actor { .. } | Handler::Call(_) => None,
-        };
-        let orphans = orphanage.as_ref().map_or_else(Weak::new, Arc::downgrade);
-        let send = SendStream::new(self.send, self.lease, Arc::clone(&counters), orphans);
-        let recv =
-            RecvStream::new(self.recv, reading, Arc::clone(&counters), rest, AnswerState::Accepted);
+        let _active = service.active();
+        drop(self.negotiating);
+        let ack = [Answer::Ack.to_byte()];
+        let acknowledged =
+            tokio::time::timeout(context.limits.call_deadline, self.send.write_all(&ack));
+        if !matches!(acknowledged.await, Ok(Ok(()))) {
+            // A peer that does not even take the answer wants nothing.
+            let _ = self.send.reset(wire_code(Code::Cancelled));
+            return;
+        }
+        let Self { lease, send, recv, .. } = self;
         match &registered.service.handler {
             Handler::Stream(handler) => {
-                drop(self.negotiating);
-                let mut incoming = serving.incoming(send, recv);
-                if !acknowledge(context, &mut incoming.send).await {
-                    return;
-                }
-                let result = AssertUnwindSafe(async { handler(incoming).await });
-                let code = serving.judge(result.catch_unwind().await);
-                if let Some(orphanage) = orphanage {
-                    orphanage.reset(code.unwrap_or(Code::Cancelled));
-                }
+                // Only of a handler that runs here is it known how it ended; others leave an unfinished half reset at once.
+                let orphanage = Arc::new(Orphanage::default());
+                let incoming =
+                    service.incoming(lease, send, recv, rest, Arc::downgrade(&orphanage));
+                let started = catch_unwind(AssertUnwindSafe(|| handler(incoming)));
+                let result = match started {
+                    Ok(handling) => AssertUnwindSafe(handling).catch_unwind().await,
+                    Err(panic) => Err(panic),
+                };
+                orphanage.reset(service.judge(result).unwrap_or(Code::Cancelled));
                 drop(place);
             }
             Handler::Actor { cast, .. } => {
-                drop(self.negotiating);
-                let mut incoming = serving.incoming(send, recv);
-                if !acknowledge(context, &mut incoming.send).await {
-                    return;
-                }
+                // The actor keeps the stream when this task is over, and with it the place.
+                lease.occupy(place);
+                let incoming = service.incoming(lease, send, recv, rest, Weak::new());
                 match catch_unwind(AssertUnwindSafe(|| cast(incoming))) {
                     Ok(true) => {}
                     Ok(false) => {
-                        serving.failed("the actor that serves the protocol is gone".to_owned());
+                        service.failed("the actor that serves the protocol is gone".to_owned());
                     }
-                    Err(panic) => _ = serving.panicked(panic.as_ref()),
+                    Err(panic) => _ = service.panicked(panic.as_ref()),
                 }
             }
-            Handler::Call(handler) => {
-                let call = Call { serving, send, recv, registered: &registered };
-                call.serve(self.negotiating, handler).await;
-            }
+            // Served above.
+            Handler::Call(_) => {}
         }
     }
 
@@ -221,36 +230,48 @@ impl Negotiation {
     }
 }
 
-fn admit(registered: &Registered, peer: &iroh::EndpointId, mode: StreamMode) -> Result<(), Code> {
-    if !registered.takes(mode) {
-        return Err(Code::Violation);
-    }
-    if registered.service.admits.as_ref().is_some_and(|admits| !admits(peer)) {
-        return Err(Code::NotAllowed);
-    }
-    if registered.service.is_away() {
-        return Err(Code::Busy);
-    }
-    Ok(())
-}
-
-/// Accepts the stream; false if the peer does not take even that, and the stream is given up.
-async fn acknowledge(context: &Context, send: &mut SendStream) -> bool {
-    let ack = [Answer::Ack.to_byte()];
-    let written = tokio::time::timeout(context.limits.call_deadline, send.write_overhead(&ack));
-    matches!(written.await, Ok(Ok(())))
-}
-
-/// What a handler's end is reported with.
-struct Serving<'a> {
+/// The service that a stream is for, and whose stream it is.
+struct Served<'a> {
     context: &'a Arc<Context>,
     peer: iroh::EndpointId,
     protocol: ProtocolName,
-    counters: &'a Arc<ProtocolCounters>,
+    registered: &'a Registered,
 }
 
-impl Serving<'_> {
-    fn incoming(&self, send: SendStream, recv: RecvStream) -> Incoming {
+impl<'a> Served<'a> {
+    fn admit(&self, mode: StreamMode) -> Result<(), Code> {
+        if !self.registered.takes(mode) {
+            return Err(Code::Violation);
+        }
+        let service = &self.registered.service;
+        if service.admits.as_ref().is_some_and(|admits| !admits(&self.peer)) {
+            return Err(Code::NotAllowed);
+        }
+        if service.is_away() {
+            return Err(Code::Busy);
+        }
+        Ok(())
+    }
+
+    /// Counts the stream as served, and as active for as long as the answer lives.
+    fn active(&self) -> Gauge<'a> {
+        let counters = &self.registered.counters;
+        counters.served.fetch_add(1, Ordering::Relaxed);
+        Gauge::enter(&counters.active)
+    }
+
+    fn incoming(
+        &self,
+        lease: Lease,
+        send: RawSend,
+        recv: RawRecv,
+        rest: Bytes,
+        orphanage: Weak<Orphanage>,
+    ) -> Incoming {
+        let counters = &self.registered.counters;
+        let recv =
+            RecvStream::new(recv, lease.again(), Arc::clone(counters), rest, AnswerState::Accepted);
+        let send = SendStream::new(send, lease, Arc::clone(counters), orphanage);
         Incoming { peer: self.peer, protocol: self.protocol.clone(), send, recv }
     }
 
@@ -270,7 +291,7 @@ impl Serving<'_> {
     }
 
     fn panicked(&self, panic: &(dyn std::any::Any + Send)) -> Code {
-        self.counters.handler_panics.fetch_add(1, Ordering::Relaxed);
+        self.registered.counters.handler_panics.fetch_add(1, Ordering::Relaxed);
         self.context.counters.count(Family::Panicked, "handler");
         self.context.emit(NodeEvent::HandlerPanicked {
             peer: self.peer,
@@ -282,7 +303,7 @@ impl Serving<'_> {
 
     fn failed(&self, reason: String) {
         debug!(peer = %self.peer.fmt_short(), protocol = %self.protocol, %reason, "handler failed");
-        self.counters.handler_failures.fetch_add(1, Ordering::Relaxed);
+        self.registered.counters.handler_failures.fetch_add(1, Ordering::Relaxed);
         self.context.emit(NodeEvent::HandlerFailed {
             peer: self.peer,
             protocol: self.protocol.clone(),
@@ -293,13 +314,17 @@ impl Serving<'_> {
 
 /// A call being answered.
 struct Call<'a> {
-    serving: Serving<'a>,
+    service: Served<'a>,
     send: SendStream,
     recv: RecvStream,
-    registered: &'a Registered,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
+    fn new(service: Served<'a>, lease: Lease, send: RawSend, recv: RawRecv, rest: Bytes) -> Self {
+        let Incoming { send, recv, .. } = service.incoming(lease, send, recv, rest, Weak::new());
+        Self { service, send, recv }
+    }
+
     async fn serve<Fut>(
         mut self,
         negotiating: OwnedSemaphorePermit,
@@ -307,20 +332,21 @@ impl Call<'_> {
     ) where
         Fut: Future<Output = Result<Vec<u8>, HandlerError>>,
     {
-        let deadline = self.serving.context.limits.call_deadline;
+        let deadline = self.service.context.limits.call_deadline;
         let request = tokio::time::timeout(deadline, self.read_request()).await;
         // Both are kept until the handler has returned: the room that the request takes, and the protocol's place.
         let (request, _room) = match request.unwrap_or(Err(Code::HeaderTimeout)) {
             Ok(request) => request,
-            Err(code) => return self.give_up(code),
+            Err(code) => return self.refuse(code),
         };
-        let _place = match self.registered.place() {
+        let _place = match self.service.registered.place() {
             Ok(place) => place,
-            Err(code) => return self.give_up(code),
+            Err(code) => return self.refuse(code),
         };
+        let _active = self.service.active();
         self.recv.notice_end();
         drop(negotiating);
-        let peer = self.serving.peer;
+        let peer = self.service.peer;
         let answering = AssertUnwindSafe(async { handler(peer, request).await }).catch_unwind();
         let result = tokio::select! {
             biased;
@@ -330,8 +356,8 @@ impl Call<'_> {
         };
         if let Ok(Ok(response)) = &result {
             self.respond(response).await;
-        } else if let Some(code) = self.serving.judge(result) {
-            self.give_up(code);
+        } else if let Some(code) = self.service.judge(result) {
+            self.end(code);
         }
     }
 
@@ -340,7 +366,7 @@ impl Call<'_> {
             StreamError::TooLarge => Code::TooLarge,
             _ => Code::Malformed,
         };
-        let max = self.serving.context.limits.call_bytes;
+        let max = self.service.context.limits.call_bytes;
         let length = read_call_length(&mut self.recv, max).await.map_err(blame)?;
         let bytes = u32::try_from(length).map_err(|_| Code::TooLarge)?;
         let room = Arc::clone(&self.recv.link().request_room);
@@ -350,9 +376,9 @@ impl Call<'_> {
     }
 
     async fn respond(&mut self, response: &[u8]) {
-        let limits = &self.serving.context.limits;
+        let limits = &self.service.context.limits;
         let Ok(prefix) = call_prefix(response.len(), limits.call_bytes) else {
-            self.serving.failed(format!("a response of {} bytes is too large", response.len()));
+            self.service.failed(format!("a response of {} bytes is too large", response.len()));
             self.send.reset(Code::HandlerFailed);
             return;
         };
@@ -366,13 +392,19 @@ impl Call<'_> {
             // The answer byte is not counted where it is read either.
             let sent = message.len().saturating_sub(1);
             let sent = u64::try_from(sent).unwrap_or(u64::MAX);
-            self.serving.counters.bytes_sent.fetch_add(sent, Ordering::Relaxed);
+            self.service.registered.counters.bytes_sent.fetch_add(sent, Ordering::Relaxed);
             let _ = self.send.finish();
         }
     }
 
-    fn give_up(mut self, code: Code) {
-        self.serving.context.counters.count(Family::StreamRefused, code.name());
+    /// The handler never had it.
+    fn refuse(self, code: Code) {
+        self.service.registered.counters.refused.fetch_add(1, Ordering::Relaxed);
+        self.service.context.counters.count(Family::StreamRefused, code.name());
+        self.end(code);
+    }
+
+    fn end(mut self, code: Code) {
         self.send.reset(code);
         self.recv.stop(code);
     }

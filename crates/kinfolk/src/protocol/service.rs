@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
 use iroh::EndpointId;
@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::error::{HandlerError, ServeError};
 use crate::metrics::ProtocolCounters;
 use crate::protocol::stream::{RecvStream, SendStream};
+use crate::supervision::{read, write};
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type StreamHandler = dyn Fn(Incoming) -> BoxFuture<Result<(), HandlerError>> + Send + Sync;
@@ -199,7 +200,7 @@ impl std::fmt::Debug for Services {
 
 impl Services {
     pub(crate) fn get(&self, protocol: &ProtocolName) -> Option<Arc<Registered>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(protocol).cloned()
+        read(&self.0).get(protocol).cloned()
     }
 
     pub(crate) fn add(
@@ -217,7 +218,7 @@ impl Services {
         if places == 0 {
             return Err(ServeError::ZeroConcurrency);
         }
-        let mut services = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut services = write(&self.0);
         if services.contains_key(&protocol) {
             return Err(ServeError::AlreadyServed(protocol));
         }
@@ -229,8 +230,14 @@ impl Services {
         Ok(())
     }
 
+    pub(crate) fn clear(&self) {
+        let services = std::mem::take(&mut *write(&self.0));
+        // Dropped without the lock: what a handler holds may come back here.
+        drop(services);
+    }
+
     pub(crate) fn remove(&self, protocol: &ProtocolName) -> bool {
-        let mut services = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut services = write(&self.0);
         services.remove(protocol).is_some()
     }
 }

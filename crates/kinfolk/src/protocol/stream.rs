@@ -49,6 +49,13 @@ pub struct SendStream {
 #[derive(Debug, Default)]
 pub(crate) struct Orphanage(Mutex<Option<(iroh::endpoint::SendStream, Lease)>>);
 
+impl Drop for Orphanage {
+    fn drop(&mut self) {
+        // What comes too late for its handler's end is unfinished all the same.
+        self.reset(Code::Cancelled);
+    }
+}
+
 impl Orphanage {
     /// Resets what the handler left unfinished.
     pub(crate) fn reset(&self, code: Code) {
