@@ -1,10 +1,11 @@
 //! Calls over real QUIC: requests and responses whole or not at all, run once or known not to be, with a typed outcome whatever happens.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use kinfolk::error::{CallError, OpenError};
+use kinfolk::error::{CallError, HandlerError, OpenError};
 use kinfolk::{Bytes, Code, Failure, Node, NodeEvent, Options, ProtocolName, Service};
 use kinfolk_core::wire::{Control, Goodbye};
 use kinfolk_tests::support::events::EventLog;
@@ -393,4 +394,44 @@ async fn a_call_whose_deadline_passes_ends_then_and_drops_the_handler_of_the_pee
     assert!((ms(300)..ms(1300)).contains(&start.elapsed()), "{:?}", start.elapsed());
     hears(&mut told, "came").await;
     hears(&mut told, "dropped").await;
+}
+
+// Numbers
+
+#[tokio::test]
+async fn a_call_that_finds_no_place_counts_as_refused_and_not_as_served() {
+    let (alice, bob) = (node(1).await, node(2).await);
+    let service =
+        Service::call(|_peer, _request: u64| std::future::pending::<Result<u64, HandlerError>>())
+            .concurrency(1);
+    bob.serve(TASK, service).await.expect("a new protocol");
+    let numbers = async || bob.metrics().await.expect("up").protocols["task/1"].clone();
+    let first = {
+        let (alice, address) = (alice.clone(), bob.addr());
+        tokio::spawn(async move { alice.call::<_, u64>(address, TASK, &1_u64).await })
+    };
+    eventually(SOON, "the first is served", async || numbers().await.active == 1).await;
+    let second = alice.call::<_, u64>(bob.id(), TASK, &2_u64);
+    let second = within(SOON, "an outcome", second).await;
+    assert_eq!(second, intent(OpenError::Refused(Code::Busy)));
+    let numbers = numbers().await;
+    assert_eq!((numbers.served, numbers.active, numbers.refused), (1, 1, 1));
+    first.abort();
+}
+
+#[tokio::test]
+async fn a_call_whose_handler_fails_counts_as_served_and_not_as_refused() {
+    let (alice, bob) = (node(1).await, node(2).await);
+    let service = Service::call(|_peer, _request: u64| async {
+        Err::<u64, _>(HandlerError::new("not today"))
+    });
+    bob.serve(TASK, service).await.expect("a new protocol");
+    let failed = alice.call::<_, u64>(bob.addr(), TASK, &1_u64);
+    let failed = within(SOON, "an outcome", failed).await;
+    let failure = Failure::Reset(Code::HandlerFailed);
+    assert_eq!(failed, intent(OpenError::Failed { failure, cause: None }));
+    let metrics = bob.metrics().await.expect("up");
+    let numbers = &metrics.protocols["task/1"];
+    assert_eq!((numbers.served, numbers.refused, numbers.handler_failures), (1, 0, 1));
+    assert_eq!(metrics.streams_refused, BTreeMap::new());
 }

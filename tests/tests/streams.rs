@@ -1,18 +1,17 @@
 //! Streams over real QUIC: how they are opened, refused, served and ended, and that one is no other's business.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use iroh::endpoint::ReadError;
 use kinfolk::error::{HandlerError, OpenError, StreamError};
+use kinfolk::fault::{Crash, Victim};
 use kinfolk::{
-    Code, Failure, Incoming, Node, Options, ProtocolMetrics, ProtocolName, RecvStream, SecretKey,
-    SendStream, Service,
+    Code, Failure, Incoming, Node, Options, ProtocolMetrics, ProtocolName, RecvStream, SendStream,
+    Service,
 };
 use kinfolk_core::wire::{Answer, StreamMode};
 use kinfolk_tests::support::host::{Asked, Dialled, Host};
 use kinfolk_tests::support::node::{ECHO, NEXT, connect, echo, link, node, node_with};
-use kinfolk_tests::support::stranger::Nobody;
 use kinfolk_tests::support::wait::{eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -540,39 +539,55 @@ async fn a_protocol_s_door_lets_some_peers_in_and_refuses_others_on_their_stream
 // The warm path
 
 #[tokio::test]
-async fn a_warm_open_does_not_wait_behind_a_manager_that_is_busy_with_others() {
-    const OTHERS: u32 = 1000;
-    const LONG: Duration = Duration::from_secs(600);
-    let (alice, bob, nobody) = (node(1).await, node(2).await, Nobody::bind());
+async fn a_warm_open_and_a_warm_call_pass_by_a_manager_that_stalls() {
+    let (alice, bob) = (node(1).await, node(2).await);
     connect(&alice, &bob).await;
-    let (mut send, mut recv) = open(&alice, bob.id(), ECHO).await.expect("opened");
-    let mut crowd = JoinSet::new();
-    let nobody = Arc::new(nobody);
-    for number in 0..OTHERS {
-        let (alice, nobody) = (alice.clone(), Arc::clone(&nobody));
-        crowd.spawn(async move {
-            let mut key = [7; 32];
-            key[..4].copy_from_slice(&number.to_le_bytes());
-            let address = nobody.as_if(SecretKey::from_bytes(&key));
-            alice.open_with(address, ECHO, Options::new().deadline(LONG)).await.map(|_| ())
-        });
+    for node in [&alice, &bob] {
+        node.inject(Victim::PeerManager, Crash::Stall(Duration::from_secs(600)));
     }
-    eventually(SOON, "the crowd waits", async || {
-        alice.metrics().await.expect("up").intents_waiting == 1000
+    eventually(SOON, "the manager answers no more", async || {
+        tokio::time::timeout(ms(50), alice.metrics()).await.is_err()
     })
     .await;
-    let mut times = Vec::new();
-    for _ in 0..51 {
-        let start = Instant::now();
-        let (mut send, mut recv) = open(&alice, bob.id(), ECHO).await.expect("opened");
-        echoes(&mut send, &mut recv, b"x").await;
-        times.push(start.elapsed());
+    let (mut send, mut recv) = open(&alice, bob.id(), ECHO).await.expect("opened");
+    echoes(&mut send, &mut recv, b"x").await;
+    let call = alice.call::<_, u64>(bob.id(), NEXT, &1_u64);
+    assert_eq!(within(SOON, "an answer", call).await, Ok(2));
+}
+
+#[tokio::test]
+async fn a_burst_of_streams_is_served_however_few_may_be_negotiated_at_once() {
+    let alice = node(1).await;
+    let bob = node_with(2, |limits| limits.negotiating_per_peer = 8).await;
+    connect(&alice, &bob).await;
+    let mut calls = JoinSet::new();
+    for number in 0..300_u64 {
+        let (alice, bob) = (alice.clone(), bob.id());
+        calls.spawn(async move { alice.call::<_, u64>(bob, NEXT, &number).await });
     }
-    times.sort_unstable();
-    // Half of them, as the machine may be busy.
-    assert!(times[25] < ms(250), "{times:?}");
-    echoes(&mut send, &mut recv, b"still here").await;
-    assert_eq!(alice.metrics().await.expect("up").intents_waiting, 1000);
+    let answers = within(SOON, "all answers", calls.join_all()).await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+}
+
+#[tokio::test]
+async fn a_sender_that_outlives_its_handler_and_is_dropped_unfinished_is_no_clean_end() {
+    let (alice, bob) = (node(1).await, node(2).await);
+    let (pass_on, mut passed_on) = mpsc::unbounded_channel();
+    let service = Service::stream(move |stream| {
+        let _ = pass_on.send(stream.send);
+        async { Ok(()) }
+    });
+    bob.serve(TASK, service).await.expect("a new protocol");
+    let (_send, mut recv) = open(&alice, bob.addr(), TASK).await.expect("opened");
+    let mut send = within(SOON, "the sender", passed_on.recv()).await.expect("passed on");
+    eventually(SOON, "the handler has returned", async || {
+        bob.metrics().await.expect("up").protocols["task/1"].active == 0
+    })
+    .await;
+    send.write_all(b"half").await.expect("the stream is open");
+    drop(send);
+    let end = within(SOON, "the end", recv.read_to_end(100)).await;
+    assert_eq!(end, Err(StreamError::Reset(Code::Cancelled)));
 }
 
 #[tokio::test]
