@@ -1,6 +1,7 @@
 //! Nodes for tests: on loopback, with times short enough to wait for, and the services that most tests use.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use kinfolk::{
@@ -49,6 +50,22 @@ pub fn builder_at(key: u8, address: SocketAddr) -> NodeBuilder {
         .limits(quick_limits())
 }
 
+/// An address that a node which ended finds free again, whatever else binds ports meanwhile.
+///
+/// A port that the kernel chose is free for others once its node is gone. This one is below those that it chooses from, and of a loopback
+/// address that belongs to this process.
+///
+/// # Panics
+/// When it has given out twelve thousand.
+pub fn address_to_return_to() -> SocketAddr {
+    static NEXT_PORT: AtomicU16 = AtomicU16::new(20_000);
+    let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
+    assert!(port < 32_000, "the ports from which the kernel chooses begin soon");
+    let [.., high, low] = std::process::id().to_be_bytes();
+    // 127.77.0.0/16 is the relays'.
+    SocketAddr::from(([127, 78, high, low], port))
+}
+
 /// A node with this key that serves [`ECHO`] and [`NEXT`].
 pub async fn node(key: u8) -> Node {
     serving(builder(key)).await
@@ -95,9 +112,11 @@ pub fn real_addr(node: &Node) -> SocketAddr {
 
 /// Asks for the successor of 1, which makes a link if there is none, and returns the link.
 pub async fn connect(node: &Node, other: &Node) -> LinkId {
+    let mut status = watching(node, other.id()).await;
     let asked = node.call::<_, u64>(other.addr(), NEXT, &1_u64);
     assert_eq!(within(PATIENCE, "an answer", asked).await, Ok(2));
-    link(node, other.id()).await.expect("the link lingers")
+    // The answer may overtake the news of the session.
+    up(&mut status).await
 }
 
 /// The link that is live now.
@@ -108,7 +127,11 @@ pub async fn link(node: &Node, peer: EndpointId) -> Option<LinkId> {
 
 /// Waits until a link with the peer is live, and returns it.
 pub async fn live(node: &Node, peer: EndpointId) -> LinkId {
-    let mut status = watching(node, peer).await;
+    up(&mut watching(node, peer).await).await
+}
+
+/// Waits until a link with a watched peer is live, and returns it.
+pub async fn up(status: &mut watch::Receiver<PeerStatus>) -> LinkId {
     let status = within(PATIENCE, "a session", status.wait_for(PeerStatus::is_up)).await;
     match *status.expect("the node is up") {
         PeerStatus::Up { link, .. } => link,

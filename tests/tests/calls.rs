@@ -300,9 +300,8 @@ async fn after_a_call(
         let mut first = host.welcomed().await;
         let _asked = first.stream().await;
         end(&mut first).await;
-        let mut again = host.welcomed().await;
+        let again = host.welcomed().await;
         again.stream().await.respond(&[2]).await;
-        again.welcome().await;
         std::future::pending::<()>().await;
     };
     let asking = alice.call_with::<_, u64>(address, NEXT, &1_u64, options);
@@ -405,7 +404,7 @@ async fn a_call_that_finds_no_place_counts_as_refused_and_not_as_served() {
         Service::call(|_peer, _request: u64| std::future::pending::<Result<u64, HandlerError>>())
             .concurrency(1);
     bob.serve(TASK, service).await.expect("a new protocol");
-    let numbers = async || bob.metrics().await.expect("up").protocols["task/1"].clone();
+    let numbers = async || bob.metrics().await.expect("up").protocols["task/1"];
     let first = {
         let (alice, address) = (alice.clone(), bob.addr());
         tokio::spawn(async move { alice.call::<_, u64>(address, TASK, &1_u64).await })

@@ -12,7 +12,7 @@ use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::guest::{Guest, done, goodbye, hear, hello};
 use kinfolk_tests::support::impair::{Condition, Direction};
 use kinfolk_tests::support::node::{
-    ECHO, NEXT, connect, down, link, live, node, node_with, relay, watching,
+    ECHO, NEXT, connect, down, link, live, node, node_with, quick_limits, relay, watching,
 };
 use kinfolk_tests::support::stranger::{Nobody, Stranger, closed_code};
 use kinfolk_tests::support::wait::{eventually, within};
@@ -81,9 +81,11 @@ async fn close_at_once(
     size: usize,
     goodbye: Goodbye,
     condition: Condition,
-    limits: fn(&mut Limits),
+    change: fn(&mut Limits),
 ) {
-    let (alice, bob) = (node_with(1, limits).await, node_with(2, limits).await);
+    let mut limits = quick_limits();
+    change(&mut limits);
+    let (alice, bob) = (node_with(1, change).await, node_with(2, change).await);
     let pair = relay(1, &alice, &bob);
     let ends = stream(&alice, &bob).await;
     pair.set(Direction::Both, condition);
@@ -91,14 +93,16 @@ async fn close_at_once(
     let alice_does = talk(&alice, bob.id(), ends.near, goodbye, (1, 2), size);
     let bob_does = talk(&bob, alice.id(), ends.far, goodbye, (2, 1), size);
     let both = async { tokio::join!(alice_does, bob_does) };
-    within(Duration::from_secs(60), "all bytes at both sides", both).await;
+    // Both nodes give the streams as long as that.
+    within(limits.drain_deadline + SOON, "all bytes at both sides", both).await;
     if matches!(goodbye, Goodbye::Disconnect) {
         let is_end = |event: &NodeEvent| matches!(event, NodeEvent::SessionEnded { .. });
-        let end = log.next(SOON, "the end of the session", is_end).await;
-        assert!(
-            matches!(end, NodeEvent::SessionEnded { end: LinkEnd::Drained | LinkEnd::Lost, .. }),
-            "{end:?}"
-        );
+        // Who has everything may be gone, its `Done` and its close lost with it: then this side hears nothing more.
+        let latest = limits.idle_timeout + SOON;
+        let ended = log.next(latest, "the end of the session", is_end).await;
+        let NodeEvent::SessionEnded { end, .. } = ended else { panic!("{ended:?}") };
+        let may_be_lost = condition.loss > 0.0;
+        assert!(end == LinkEnd::Drained || (may_be_lost && end == LinkEnd::Lost), "{end:?}");
     }
 }
 
@@ -133,12 +137,12 @@ async fn talk(
 
 #[tokio::test]
 async fn a_close_by_both_sides_at_once_loses_no_byte() {
-    close_at_once(4 << 20, Goodbye::Disconnect, Condition::default(), |_| {}).await;
+    close_at_once(4 << 20, Goodbye::Disconnect, Condition::default(), patient).await;
 }
 
 #[tokio::test]
 async fn a_shutdown_of_both_sides_at_once_loses_no_byte() {
-    close_at_once(4 << 20, Goodbye::ShutDown, Condition::default(), |_| {}).await;
+    close_at_once(4 << 20, Goodbye::ShutDown, Condition::default(), patient).await;
 }
 
 fn patient(limits: &mut Limits) {
@@ -189,17 +193,23 @@ async fn an_agreed_close_is_reported_as_drained_at_both_sides() {
 
 #[tokio::test]
 async fn a_close_with_nothing_open_takes_no_longer_than_a_few_round_trips() {
+    // All that it could wait for instead takes far longer than a busy machine does.
+    let slow = |limits: &mut Limits| {
+        limits.linger = 6 * SOON;
+        limits.drain_deadline = 6 * SOON;
+        limits.idle_timeout = 3 * SOON;
+    };
     let mut fastest = Duration::MAX;
     for _ in 0..5 {
-        let (alice, bob) = (node(1).await, node(2).await);
+        let (alice, bob) = (node_with(1, slow).await, node_with(2, slow).await);
         connect(&alice, &bob).await;
         let start = Instant::now();
         alice.disconnect(bob.id()).await.expect("up");
         no_session(&alice).await;
         fastest = fastest.min(start.elapsed());
     }
-    // The fastest of five, as the machine may be busy.
-    assert!(fastest < ms(100), "{fastest:?}");
+    // Below each second that is written in the code: a duplicate's, and that of an end that does not come.
+    assert!(fastest < ms(900), "{fastest:?}");
 }
 
 // A goodbye that gets lost

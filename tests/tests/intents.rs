@@ -476,6 +476,34 @@ async fn an_intent_beyond_the_bound_of_the_node_is_refused_at_once() {
     assert_eq!(refused.expect_err("one too many"), full);
 }
 
+#[tokio::test]
+async fn a_dial_beyond_the_bound_on_sessions_of_one_s_own_waits_and_is_made_when_one_ends() {
+    let alice = node_with(1, |limits| limits.sessions_outbound = 2).await;
+    let (bob, carol, dave, erin) = (node(2).await, node(3).await, node(4).await, node(5).await);
+    let _holds = [alice.hold(bob.addr()), alice.hold(carol.addr())];
+    live(&alice, bob.id()).await;
+    live(&alice, carol.id()).await;
+    let opening = alice.open(dave.addr(), ECHO);
+    let ending = async {
+        eventually(SOON, "the third dial waits", async || {
+            let metrics = alice.metrics().await.expect("up");
+            (metrics.peers.waiting_to_dial, metrics.intents_waiting) == (1, 3)
+        })
+        .await;
+        // Who dials by itself takes no such place, and is served.
+        assert_eq!(next(&erin, alice.addr(), 1).await, Ok(2));
+        let metrics = alice.metrics().await.expect("up");
+        assert_eq!((metrics.dials_started, metrics.sessions.outbound), (2, 2));
+        assert_eq!(dave.metrics().await.expect("up").incoming_accepted, 0);
+        alice.disconnect(bob.id()).await.expect("up");
+    };
+    let both = async { tokio::join!(opening, ending) };
+    let (opened, ()) = within(SOON, "the third open", both).await;
+    opened.expect("opened");
+    let metrics = alice.metrics().await.expect("up");
+    assert_eq!((metrics.dials_started, metrics.sessions.outbound), (3, 2));
+}
+
 // Priority, deadline, cancellation
 
 #[tokio::test]

@@ -8,7 +8,9 @@ use kinfolk::fault::{Crash, Victim};
 use kinfolk::{Code, Node, NodeBuilder, Outcome, PeerStatus, ProtocolName, Service, Terminal};
 use kinfolk_core::wire::Control;
 use kinfolk_tests::support::guest::{Guest, alpn, done, goodbye, hear, hello, knock};
-use kinfolk_tests::support::node::{ECHO, NEXT, builder, node, quick_limits, serving};
+use kinfolk_tests::support::node::{
+    ECHO, NEXT, address_to_return_to, builder, builder_at, connect, node, quick_limits, serving,
+};
 use kinfolk_tests::support::stranger::{Nobody, Stranger, closed_code};
 use kinfolk_tests::support::wait::{eventually, live_tasks, within};
 use tokio::sync::Mutex;
@@ -26,20 +28,14 @@ async fn patient(key: u8) -> Node {
     let mut limits = quick_limits();
     limits.drain_deadline = Duration::from_secs(30);
     limits.shutdown_deadline = Duration::from_secs(30);
-    serving(builder(key).limits(limits)).await
+    serving(builder_at(key, address_to_return_to()).limits(limits)).await
 }
 
 /// A node that gives streams half a second to finish.
 async fn hasty(key: u8) -> Node {
     let mut limits = quick_limits();
     limits.drain_deadline = Duration::from_millis(500);
-    serving(builder(key).limits(limits)).await
-}
-
-async fn connect(node: &Node, other: &Node) {
-    let answer: u64 =
-        within(SOON, "an answer", node.call(other.addr(), NEXT, &1_u64)).await.expect("answered");
-    assert_eq!(answer, 2);
+    serving(builder_at(key, address_to_return_to()).limits(limits)).await
 }
 
 async fn shut_down(node: &Node, deadline: Duration) {
@@ -202,6 +198,39 @@ async fn streams_may_finish_while_a_node_shuts_down() {
     };
     let ((), echoed) = tokio::join!(shutdown, finish);
     assert_eq!(echoed, b"the rest");
+}
+
+#[tokio::test]
+async fn a_node_that_is_shutting_down_takes_no_new_work_and_dials_nobody() {
+    let (alice, bob, carol) = (patient(1).await, patient(2).await, patient(3).await);
+    let stream = within(SOON, "the open", alice.open(bob.addr(), ECHO)).await.expect("opened");
+    let shutdown = shut_down(&alice, 3 * SOON);
+    let asks = async {
+        eventually(SOON, "the shutdown is under way", async || {
+            alice.metrics().await.is_ok_and(|metrics| metrics.sessions.closing == 1)
+        })
+        .await;
+        // To a peer that it would have to dial, and to one that it is still connected to.
+        for peer in [carol.addr(), bob.addr()] {
+            let opened = within(SOON, "an outcome", alice.open(&peer, ECHO)).await;
+            assert_eq!(opened.err(), Some(OpenError::ShuttingDown));
+            let opened = within(SOON, "an outcome", alice.open_eager(&peer, ECHO)).await;
+            assert_eq!(opened.err(), Some(OpenError::ShuttingDown));
+            let call = within(SOON, "an outcome", alice.call::<_, u64>(&peer, NEXT, &1_u64)).await;
+            assert_eq!(call, Err(CallError::Intent(OpenError::ShuttingDown)));
+            let hold = alice.hold(&peer);
+            let ended = within(SOON, "the hold's end", hold.ended()).await;
+            assert_eq!(ended, Outcome::ShuttingDown);
+        }
+        let opened = within(SOON, "an outcome", alice.try_open(bob.id(), ECHO)).await;
+        assert_eq!(opened.err(), Some(OpenError::ShuttingDown));
+        let metrics = alice.metrics().await.expect("still shutting down");
+        assert_eq!((metrics.dials_started, metrics.sessions.closing), (1, 1));
+        assert_eq!((metrics.intents_waiting, metrics.intents_ended["shutting_down"]), (0, 9));
+        drop(stream);
+    };
+    let ((), ()) = tokio::join!(shutdown, asks);
+    assert_eq!(carol.metrics().await.expect("alive").incoming_accepted, 0);
 }
 
 #[tokio::test]
@@ -387,11 +416,7 @@ async fn a_node_starts_anew_with_the_key_and_the_port_of_one_that_was_shut_down(
     let port = port_of(&alice);
     shut_down(&alice, SOON).await;
     port_becomes_free(port).await;
-    let builder = Node::builder(kinfolk_tests::support::node::NETWORK)
-        .secret_key(kinfolk::SecretKey::from_bytes(&[1; 32]))
-        .bind_addr(port)
-        .limits(quick_limits());
-    let alice = serving(builder).await;
+    let alice = serving(builder_at(1, port)).await;
     let three: u64 =
         within(SOON, "an answer", bob.call(alice.id(), NEXT, &2_u64)).await.expect("answered");
     assert_eq!(three, 3);
@@ -444,7 +469,7 @@ fn network_threads() -> usize {
 }
 
 async fn threaded(key: u8) -> Node {
-    serving(builder(key).network_thread()).await
+    serving(builder_at(key, address_to_return_to()).network_thread()).await
 }
 
 #[tokio::test]

@@ -1,17 +1,19 @@
 //! Streams over real QUIC: how they are opened, refused, served and ended, and that one is no other's business.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use iroh::endpoint::ReadError;
 use kinfolk::error::{HandlerError, OpenError, StreamError};
 use kinfolk::fault::{Crash, Victim};
 use kinfolk::{
-    Code, Failure, Incoming, Node, Options, ProtocolMetrics, ProtocolName, RecvStream, SendStream,
-    Service,
+    Code, Failure, Incoming, Node, Options, Priority, ProtocolMetrics, ProtocolName, RecvStream,
+    SendStream, Service,
 };
 use kinfolk_core::wire::{Answer, StreamMode};
 use kinfolk_tests::support::host::{Asked, Dialled, Host};
-use kinfolk_tests::support::node::{ECHO, NEXT, connect, echo, link, node, node_with};
+use kinfolk_tests::support::impair::{Condition, Direction};
+use kinfolk_tests::support::node::{ECHO, NEXT, connect, echo, link, node, node_with, relay};
 use kinfolk_tests::support::wait::{eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -534,6 +536,86 @@ async fn a_protocol_s_door_lets_some_peers_in_and_refuses_others_on_their_stream
     assert_eq!(refused, OpenError::Refused(Code::NotAllowed));
     open(&carol, bob.id(), ECHO).await.expect("another protocol has no door");
     assert_eq!(carol.metrics().await.expect("up").dials_started, 1);
+}
+
+#[tokio::test]
+async fn a_stream_beyond_what_a_node_serves_of_all_its_peers_is_refused_as_busy_on_that_stream_alone()
+ {
+    let alice = node_with(1, |limits| limits.streams_inbound = 2).await;
+    let (bob, carol) = (node(2).await, node(3).await);
+    let (mut send, mut recv) = open(&bob, alice.addr(), ECHO).await.expect("opened");
+    let (mut other_send, mut other_recv) = open(&carol, alice.addr(), ECHO).await.expect("opened");
+    for node in [&bob, &carol] {
+        let refused = refusal(open(node, alice.id(), ECHO).await);
+        assert_eq!(refused, OpenError::Refused(Code::Busy));
+    }
+    let counted = alice.metrics().await.expect("up");
+    assert_eq!((counted.streams_inbound, counted.streams_refused["busy"]), (2, 2));
+    echoes(&mut send, &mut recv, b"still here").await;
+    echoes(&mut other_send, &mut other_recv, b"so am I").await;
+    // What the node opens itself takes none of these places.
+    let (mut own_send, mut own_recv) = open(&alice, bob.id(), ECHO).await.expect("opened");
+    echoes(&mut own_send, &mut own_recv, b"and I").await;
+
+    drop((send, recv));
+    eventually(SOON, "room for one more", async || open(&carol, alice.id(), ECHO).await.is_ok())
+        .await;
+    for node in [&bob, &carol] {
+        assert_eq!(node.metrics().await.expect("up").dials_started, 1);
+    }
+}
+
+// Priority
+
+#[tokio::test]
+async fn the_bytes_of_a_stream_that_goes_first_overtake_those_of_a_transfer_that_can_wait() {
+    // As much of either: streams of one priority take turns, and would end together.
+    const SIZE: usize = 512 * 1024;
+    let patient = |limits: &mut kinfolk::Limits| limits.idle_timeout = 3 * SOON;
+    let (alice, bob) = (node_with(1, patient).await, node_with(2, patient).await);
+    let pair = relay(1, &alice, &bob);
+    let mut streams = serve_here(&bob).await;
+    let mut opened = Vec::new();
+    for priority in [Priority::Bulk, Priority::Control] {
+        let options = Options::new().priority(priority);
+        let opening = alice.open_with(bob.id(), TASK, options);
+        let (send, recv) = within(SOON, "the open", opening).await.expect("opened");
+        opened.push((send, recv, given(&mut streams).await));
+    }
+    let (mut urgent, _urgent_recv, urgent_there) = opened.pop().expect("two");
+    let (mut bulk, _bulk_recv, bulk_there) = opened.pop().expect("two");
+
+    // Nothing gets through until both have queued everything, the one that can wait first.
+    pair.partition();
+    within(SOON, "the bulk is queued", bulk.write_all(&[1; SIZE])).await.expect("written");
+    within(SOON, "the rest is queued", urgent.write_all(&[2; SIZE])).await.expect("written");
+    bulk.finish().expect("finished once");
+    urgent.finish().expect("finished once");
+    // A second or so for each, with little under way at once.
+    let narrow =
+        Condition { rate_bytes_per_s: Some(1024 * 1024), queue: 64, ..Condition::default() };
+    pair.set(Direction::Both, narrow);
+
+    let bulk_read = AtomicUsize::new(0);
+    let urgent_first = async {
+        let mut read = 0;
+        let mut recv = urgent_there.recv;
+        while let Some(chunk) = recv.read_chunk(SIZE).await.expect("nothing is lost") {
+            read += chunk.len();
+        }
+        (read, bulk_read.load(Ordering::Relaxed))
+    };
+    let bulk_later = async {
+        let mut recv = bulk_there.recv;
+        while let Some(chunk) = recv.read_chunk(SIZE).await.expect("nothing is lost") {
+            bulk_read.fetch_add(chunk.len(), Ordering::Relaxed);
+        }
+    };
+    let both = async { tokio::join!(urgent_first, bulk_later) };
+    let ((urgent, bulk_by_then), ()) = within(6 * SOON, "all bytes", both).await;
+    assert_eq!((urgent, bulk_read.load(Ordering::Relaxed)), (SIZE, SIZE));
+    // What was in flight before the other stream had anything to send, and what is on its way behind it.
+    assert!(bulk_by_then < SIZE / 2, "{bulk_by_then} bytes of the transfer came first");
 }
 
 // The warm path

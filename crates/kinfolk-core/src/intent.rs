@@ -206,9 +206,12 @@ pub fn after_loss(progress: Progress, idempotent: bool, loss: StreamLoss) -> Nex
             Next::End(Outcome::Failed(Failure::DrainDeadline))
         }
         StreamLoss::Reset(code) => Next::End(Outcome::Failed(Failure::Reset(code))),
-        StreamLoss::LinkRefused(code @ (Code::Banned | Code::NotAdmitted)) => {
-            Next::End(Outcome::Refused(code))
+        // Before its welcome, for certain.
+        StreamLoss::LinkRefused(Code::NotAdmitted) => {
+            Next::End(Outcome::Refused(Code::NotAdmitted))
         }
+        // Before it or after: a close may overtake the welcome, and the stream may have been served in between.
+        StreamLoss::LinkRefused(Code::Banned) if safe => Next::End(Outcome::Refused(Code::Banned)),
         // An acceptor closes with one of these only before its welcome, and serves nothing before that.
         StreamLoss::LinkRefused(
             Code::Duplicate | Code::Busy | Code::ShuttingDown | Code::HelloTimeout,
@@ -304,6 +307,19 @@ mod tests {
             let refused = Next::End(Outcome::Refused(code));
             assert_eq!(after_loss(Progress::NothingSent, true, loss), refused);
         }
+    }
+
+    #[test]
+    fn a_peer_that_bans_may_have_served_before_and_one_that_does_not_admit_has_not() {
+        let banned = StreamLoss::LinkRefused(Code::Banned);
+        let refused = Next::End(Outcome::Refused(Code::Banned));
+        assert_eq!(after_loss(Progress::NothingSent, false, banned), refused);
+        assert_eq!(after_loss(Progress::PayloadSent, true, banned), refused);
+        let unknown = Next::End(Outcome::Unknown);
+        assert_eq!(after_loss(Progress::PayloadSent, false, banned), unknown);
+        let not_admitted = StreamLoss::LinkRefused(Code::NotAdmitted);
+        let refused = Next::End(Outcome::Refused(Code::NotAdmitted));
+        assert_eq!(after_loss(Progress::PayloadSent, false, not_admitted), refused);
     }
 
     #[test]

@@ -15,11 +15,14 @@ use crate::wire::call::CALL_MAX_DEFAULT;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Sessions in total, those that are closing included. 512 × the connection window bounds the memory that all
-    /// peers together can pin at 4 GiB, reached only if every peer fills its window.
+    /// Sessions in total, those that are closing included, but for [`REPLACED_MAX`](crate::peer_table::REPLACED_MAX).
+    /// 512 × the connection window bounds the memory that all peers together can pin at 4 GiB, reached only if every
+    /// peer fills its window.
     pub sessions: usize,
     /// Sessions that others opened. Two thirds of the total, so that strangers can never occupy every slot and cut the
-    /// node off from peers of its own choice (the eclipse papers on Bitcoin and Ethereum).
+    /// node off from peers of its own choice (the eclipse papers on Bitcoin and Ethereum). A peer may replace its own
+    /// link when no more fit; what is then still closing, at most [`REPLACED_MAX`](crate::peer_table::REPLACED_MAX)
+    /// sessions, never keeps a dial of this node waiting.
     pub sessions_inbound: usize,
     /// Sessions that this node opened, running dials included.
     pub sessions_outbound: usize,
@@ -27,6 +30,10 @@ pub struct Limits {
     pub dials: usize,
     /// Peers remembered in total, with or without a session. A remembered peer costs about 1 KiB.
     pub peers: usize,
+    /// Bans kept at once, quarantines included; about 100 bytes each. Keys are free and a ban may last [`LONGEST`], so an app that bans
+    /// whoever misbehaves could be made to keep them without end. As many as [`Limits::peers`], so that a table that starts anew can be
+    /// told all of them (a guess).
+    pub bans: usize,
     /// How long an unneeded peer is remembered: longer than [`Limits::idle_timeout`], so that a redial can still say
     /// which of its links are dead.
     pub peer_memory: Duration,
@@ -106,6 +113,7 @@ impl Default for Limits {
             sessions_outbound: 512,
             dials: 16,
             peers: 4096,
+            bans: 4096,
             peer_memory: Duration::from_secs(60),
             intents_per_peer: 256,
             intents: 8192,
@@ -168,42 +176,83 @@ pub const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 impl Limits {
     /// Checks that a node can live within these limits.
     pub fn validate(&self) -> Result<(), LimitsError> {
-        let counts: [(&'static str, usize); 11] = [
-            ("sessions", self.sessions),
-            ("sessions_inbound", self.sessions_inbound),
-            ("sessions_outbound", self.sessions_outbound),
-            ("dials", self.dials),
-            ("peers", self.peers),
-            ("intents_per_peer", self.intents_per_peer),
-            ("intents", self.intents),
-            ("negotiating_per_peer", self.negotiating_per_peer),
-            ("streams_inbound", self.streams_inbound),
-            ("protocol_concurrency", self.protocol_concurrency),
-            ("protocols", self.protocols),
+        // Every field by name, so that a new one does not compile until it is checked here.
+        let Self {
+            sessions,
+            sessions_inbound,
+            sessions_outbound,
+            dials,
+            peers,
+            bans,
+            peer_memory,
+            intents_per_peer,
+            intents,
+            intent_deadline,
+            dial_deadline,
+            hello_deadline,
+            linger,
+            drain_deadline,
+            shutdown_deadline,
+            stable_after,
+            session_age,
+            quarantine,
+            idle_timeout,
+            keep_alive,
+            streams_per_peer,
+            stream_window,
+            connection_window,
+            send_window,
+            header_deadline,
+            call_deadline,
+            negotiating_per_peer,
+            streams_inbound,
+            protocol_concurrency,
+            protocols,
+            call_bytes,
+            messages,
+            events,
+            gate,
+            // Counts only, and a zero is allowed there: it switches off what it limits.
+            addresses: AddressLimits { configured_per_peer: _, learned_per_peer: _, peers: _ },
+        } = self;
+        let counts: [(&'static str, usize); 12] = [
+            ("sessions", *sessions),
+            ("sessions_inbound", *sessions_inbound),
+            ("sessions_outbound", *sessions_outbound),
+            ("dials", *dials),
+            ("peers", *peers),
+            ("bans", *bans),
+            ("intents_per_peer", *intents_per_peer),
+            ("intents", *intents),
+            ("negotiating_per_peer", *negotiating_per_peer),
+            ("streams_inbound", *streams_inbound),
+            ("protocol_concurrency", *protocol_concurrency),
+            ("protocols", *protocols),
         ];
         let sizes: [(&'static str, u64); 7] = [
-            ("streams_per_peer", self.streams_per_peer.into()),
-            ("stream_window", self.stream_window.into()),
-            ("connection_window", self.connection_window.into()),
-            ("send_window", self.send_window),
-            ("call_bytes", self.call_bytes.into()),
-            ("messages", u64::try_from(self.messages).unwrap_or(u64::MAX)),
-            ("events", u64::try_from(self.events).unwrap_or(u64::MAX)),
+            ("streams_per_peer", (*streams_per_peer).into()),
+            ("stream_window", (*stream_window).into()),
+            ("connection_window", (*connection_window).into()),
+            ("send_window", *send_window),
+            ("call_bytes", (*call_bytes).into()),
+            ("messages", u64::try_from(*messages).unwrap_or(u64::MAX)),
+            ("events", u64::try_from(*events).unwrap_or(u64::MAX)),
         ];
-        let times: [(&'static str, Duration); 13] = [
-            ("peer_memory", self.peer_memory),
-            ("intent_deadline", self.intent_deadline),
-            ("dial_deadline", self.dial_deadline),
-            ("hello_deadline", self.hello_deadline),
-            ("linger", self.linger),
-            ("drain_deadline", self.drain_deadline),
-            ("shutdown_deadline", self.shutdown_deadline),
-            ("stable_after", self.stable_after),
-            ("idle_timeout", self.idle_timeout),
-            ("keep_alive", self.keep_alive),
-            ("header_deadline", self.header_deadline),
-            ("call_deadline", self.call_deadline),
-            ("session_age", self.session_age.unwrap_or(LONGEST)),
+        let times: [(&'static str, Duration); 14] = [
+            ("peer_memory", *peer_memory),
+            ("intent_deadline", *intent_deadline),
+            ("dial_deadline", *dial_deadline),
+            ("hello_deadline", *hello_deadline),
+            ("linger", *linger),
+            ("drain_deadline", *drain_deadline),
+            ("shutdown_deadline", *shutdown_deadline),
+            ("stable_after", *stable_after),
+            ("quarantine", *quarantine),
+            ("idle_timeout", *idle_timeout),
+            ("keep_alive", *keep_alive),
+            ("header_deadline", *header_deadline),
+            ("call_deadline", *call_deadline),
+            ("session_age", session_age.unwrap_or(LONGEST)),
         ];
         let zero = counts
             .iter()
@@ -225,19 +274,19 @@ impl Limits {
         }
         // Room for them is made at once.
         const MOST_EVENTS: usize = 1 << 20;
-        if self.events > MOST_EVENTS {
+        if *events > MOST_EVENTS {
             return Err(LimitsError::TooLarge("events"));
         }
-        if self.keep_alive >= self.idle_timeout {
+        if keep_alive >= idle_timeout {
             return Err(LimitsError::Order { smaller: "keep_alive", larger: "idle_timeout" });
         }
-        if self.call_bytes > self.connection_window {
+        if call_bytes > connection_window {
             return Err(LimitsError::Order { smaller: "call_bytes", larger: "connection_window" });
         }
-        if self.peer_memory <= self.idle_timeout {
+        if peer_memory <= idle_timeout {
             return Err(LimitsError::Order { smaller: "idle_timeout", larger: "peer_memory" });
         }
-        Ok(self.gate.validate()?)
+        Ok(gate.validate()?)
     }
 }
 
@@ -250,20 +299,66 @@ mod tests {
         assert_eq!(Limits::default().validate(), Ok(()));
     }
 
-    #[test]
-    fn a_zero_limit_is_refused_by_name() {
-        let limits = Limits { sessions: 0, ..Limits::default() };
-        assert_eq!(limits.validate(), Err(LimitsError::Zero("sessions")));
-        let limits = Limits { linger: Duration::ZERO, ..Limits::default() };
-        assert_eq!(limits.validate(), Err(LimitsError::Zero("linger")));
-        let limits = Limits { session_age: Some(Duration::ZERO), ..Limits::default() };
-        assert_eq!(limits.validate(), Err(LimitsError::Zero("session_age")));
+    /// Where a field is, by the kind of its value.
+    enum Field {
+        Count(fn(&mut Limits) -> &mut usize),
+        Bytes(fn(&mut Limits) -> &mut u32),
+        ManyBytes(fn(&mut Limits) -> &mut u64),
+        Time(fn(&mut Limits) -> &mut Duration),
+        TimeOrNone(fn(&mut Limits) -> &mut Option<Duration>),
+    }
+
+    /// Lists fields by their kinds, and does not compile unless all fields of [`Limits`] are among them.
+    macro_rules! fields {
+        (elsewhere: $($other:ident),+; $($kind:ident: $($field:ident),+;)+) => {{
+            let Limits { $($($field: _,)+)+ $($other: _,)+ } = Limits::default();
+            [$($((stringify!($field), Field::$kind(|limits| &mut limits.$field)),)+)+]
+        }};
+    }
+
+    fn fields() -> impl Iterator<Item = (&'static str, Field)> {
+        let fields = fields! {
+            elsewhere: gate, addresses;
+            Count: sessions, sessions_inbound, sessions_outbound, dials, peers, bans, intents_per_peer,
+                intents, negotiating_per_peer, streams_inbound, protocol_concurrency, protocols, messages, events;
+            Bytes: streams_per_peer, stream_window, connection_window, call_bytes;
+            ManyBytes: send_window;
+            Time: peer_memory, intent_deadline, dial_deadline, hello_deadline, linger, drain_deadline,
+                shutdown_deadline, stable_after, quarantine, idle_timeout, keep_alive, header_deadline,
+                call_deadline;
+            TimeOrNone: session_age;
+        };
+        fields.into_iter()
     }
 
     #[test]
-    fn a_time_that_no_clock_can_carry_is_refused_by_name() {
-        let limits = Limits { drain_deadline: Duration::MAX, ..Limits::default() };
-        assert_eq!(limits.validate(), Err(LimitsError::TooLarge("drain_deadline")));
+    fn a_zero_in_any_field_is_refused_by_name() {
+        for (name, field) in fields() {
+            let mut limits = Limits::default();
+            match field {
+                Field::Count(at) => *at(&mut limits) = 0,
+                Field::Bytes(at) => *at(&mut limits) = 0,
+                Field::ManyBytes(at) => *at(&mut limits) = 0,
+                Field::Time(at) => *at(&mut limits) = Duration::ZERO,
+                Field::TimeOrNone(at) => *at(&mut limits) = Some(Duration::ZERO),
+            }
+            assert_eq!(limits.validate(), Err(LimitsError::Zero(name)));
+        }
+    }
+
+    #[test]
+    fn a_time_that_no_clock_can_carry_is_refused_by_name_in_any_field() {
+        for (name, field) in fields() {
+            for time in [Duration::MAX, LONGEST + Duration::from_nanos(1)] {
+                let mut limits = Limits::default();
+                match field {
+                    Field::Time(at) => *at(&mut limits) = time,
+                    Field::TimeOrNone(at) => *at(&mut limits) = Some(time),
+                    Field::Count(_) | Field::Bytes(_) | Field::ManyBytes(_) => continue,
+                }
+                assert_eq!(limits.validate(), Err(LimitsError::TooLarge(name)));
+            }
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@
 //! | a greeting dial, our id is the larger | it lists the dial as dead, or shows an incarnation newer than the one known | take it, give the dial up |
 //! | | otherwise | park it; welcome it if the dial fails, refuse it once the dial is welcomed |
 //! | a live link | it shows another incarnation and arrived later | take it, close the old one at once: that process is gone |
-//! | | it lists the live link as dead, or is a later dial of the same dialler | take it, drain the old one |
+//! | | it lists the live link as dead, or is a later dial of the same dialler | take it, drain the old one, see below |
 //! | | otherwise | refuse it as duplicate |
 //!
 //! A greeting dial of the smaller side that is welcomed after all becomes live: the larger side can only have welcomed it
@@ -52,6 +52,17 @@
 //! new dial may overtake the `Goodbye` of the old link. Of more than a hello can list the newest stay, and what still drains is newest.
 //! A dial counts from the moment that the machine lets its `Hello` be written (`Connected` → `Greet`), so that both sides judge by the
 //! same fact.
+//!
+//! A new link needs room in the table, or is refused as busy; one that takes the place of an inbound link does not. The old one then drains
+//! only if there was room for both and none that the peer opened is closing already; otherwise it is closed at once. A peer that replaces
+//! its own links thus holds two sessions, and one more for a moment.
+//!
+//! # Giving up a dial
+//!
+//! A *connecting* dial is closed. A *greeting* one is drained, whether the app, the node, the deadline or another link ends it: the peer may
+//! have welcomed it and acknowledged streams while `Welcomed` is still on its way here. Only the session knows. It closes the link at once,
+//! with the code of the drain, if it has heard no welcome, and drains it if it has. Only a ban, or a welcome by a process
+//! that is known to be gone, closes it either way.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -76,8 +87,8 @@ pub use contract::{
     PeerState, Rules, Usage, Why,
 };
 
-/// Links of one peer that may be closing at once; a further one cuts the oldest. Only a peer that keeps replacing its
-/// own links gets there.
+/// Links of one peer that may be closing at once; a further one cuts the oldest. Only a peer or an app
+/// that ends and renews its links over and over gets there.
 const CLOSING_MAX: usize = 4;
 
 /// Time between telling a session to end and killing it: ending is local work.
@@ -290,9 +301,18 @@ impl PeerLink {
         self.live.as_ref().map(|live| live.link)
     }
 
-    /// Whether only memory is left of the peer, so that it may be evicted when memory runs short.
+    /// Whether only memory or a ban is left of the peer, so that it may be evicted when memory runs short.
     pub fn is_memory(&self) -> bool {
-        self.forget_at.is_some()
+        self.dial.is_none()
+            && self.parked.is_none()
+            && self.live.is_none()
+            && self.closing.is_empty()
+            && !self.is_needed()
+    }
+
+    /// Whether the app banned the peer, or it is in quarantine.
+    pub fn is_banned(&self) -> bool {
+        self.banned_until.is_some()
     }
 
     /// Why the peer is in the state it is in.
@@ -409,6 +429,10 @@ impl PeerLink {
         self.unpark(now, code, out);
         match self.dial.take() {
             None | Some(Dial::Ready) => {}
+            Some(Dial::Greeting { link, .. }) if code != Code::Banned => {
+                self.bury(link);
+                self.drain(now, link, code, out);
+            }
             Some(Dial::Connecting { link, .. } | Dial::Greeting { link, .. }) => {
                 self.bury(link);
                 self.close(now, link, code, out);
@@ -464,7 +488,7 @@ impl PeerLink {
             Some(Dial::Greeting { link, deadline }) if due(*deadline) => {
                 let link = *link;
                 self.dial = None;
-                self.close(now, link, Code::HelloTimeout, out);
+                self.drain(now, link, Code::HelloTimeout, out);
                 self.dial_failed(now, link, LinkEnd::Closed(Code::HelloTimeout), out);
             }
             _ => {}
@@ -542,13 +566,7 @@ impl PeerLink {
     }
 
     fn settle_memory(&mut self, now: Instant, out: &mut Vec<Output>) {
-        let unused = self.dial.is_none()
-            && self.parked.is_none()
-            && self.live.is_none()
-            && self.closing.is_empty()
-            && self.banned_until.is_none()
-            && !self.is_needed();
-        if !unused {
+        if !self.is_memory() || self.is_banned() {
             self.forget_at = None;
             return;
         }

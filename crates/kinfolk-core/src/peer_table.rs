@@ -3,8 +3,10 @@
 //! `PeerTable` decides for the PeerManager. It owns one [`PeerLink`] per peer and passes inputs on to it; it numbers
 //! dials and permits them first come, first served, at most one per peer, so that no peer's retries starve another's. It never does I/O.
 //!
-//! Peers that nothing needs are forgotten after a while, or earlier when the table is full; what the app wants, bans or is connected to
-//! is never evicted. All work per input is logarithmic in the number of peers.
+//! Peers that nothing needs are forgotten after a while, or earlier when the table is full; what the app wants or is connected to is never
+//! evicted. A peer that is banned and nothing else may be: keys are free, so that bans alone could fill the table. The owner of the bans
+//! therefore keeps them all, and tells one again where [`PeerTable::is_banned`] does not know it. All work per input is logarithmic in the
+//! number of peers.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -18,12 +20,16 @@ use crate::intent::{Failure, IntentId, Outcome};
 use crate::limits::Limits;
 use crate::peer_link::{Input, Output, PeerEvent, PeerLink, PeerState, Rules, Usage, Why};
 
+/// Inbound sessions beyond [`Caps::inbound`], all peers together: links that were replaced while no more fit, and that are closed at once
+/// but not gone yet. Half the default of handshakes under way, as the peers of a hub may all come back together. A guess.
+pub const REPLACED_MAX: usize = 32;
+
 /// What spans peers; see [`Limits`] for units and reasons.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caps {
-    /// Sessions in total.
+    /// Sessions in total, but for [`REPLACED_MAX`].
     pub sessions: usize,
-    /// Sessions that others opened.
+    /// Sessions that others opened, but for [`REPLACED_MAX`].
     pub inbound: usize,
     /// Sessions that this node opened.
     pub outbound: usize,
@@ -159,6 +165,8 @@ impl PeerTable {
             }
             Input::Ban { until } => {
                 if self.ensure(now, peer).is_err() {
+                    // There is nothing to end; the owner of the bans keeps it and tells it again when it matters.
+                    out.push((peer, Output::Event(PeerEvent::Banned(until))));
                     return;
                 }
                 Input::Ban { until }
@@ -211,11 +219,11 @@ impl PeerTable {
         self.peers.get(peer).map(|entry| entry.link.why(now))
     }
 
-    /// All peers that are more than a memory.
+    /// All peers that are more than a memory, banned ones included.
     pub fn peers(&self, now: Instant) -> Vec<PeerSummary> {
         self.peers
             .iter()
-            .filter(|(_, entry)| entry.in_memory_since.is_none())
+            .filter(|(_, entry)| entry.in_memory_since.is_none() || entry.link.is_banned())
             .map(|(peer, entry)| PeerSummary { peer: *peer, why: entry.link.why(now) })
             .collect()
     }
@@ -239,13 +247,26 @@ impl PeerTable {
         totals
     }
 
+    /// Whether the table knows of a ban of the peer. If it does not and there is one, it was evicted or never fitted: the owner of the bans
+    /// tells it by [`Input::Ban`] before it passes on an intent for the peer, or a link of it.
+    pub fn is_banned(&self, peer: &EndpointId) -> bool {
+        self.peers.get(peer).is_some_and(|entry| entry.link.is_banned())
+    }
+
     /// The live link with a peer.
     pub fn live(&self, peer: &EndpointId) -> Option<LinkId> {
         self.peers.get(peer).and_then(|entry| entry.link.live())
     }
 
+    /// Whether one more session fits. What others opened beyond their share is not held against dials of our own.
     fn has_session_room(&self) -> bool {
-        self.usage.inbound.saturating_add(self.usage.outbound) < self.caps.sessions
+        let inbound = self.usage.inbound.min(self.caps.inbound);
+        inbound.saturating_add(self.usage.outbound) < self.caps.sessions
+    }
+
+    /// What inbound sessions never exceed, whatever others do.
+    fn inbound_max(&self) -> usize {
+        self.caps.inbound.min(self.caps.sessions).saturating_add(REPLACED_MAX)
     }
 
     fn admit_intent(&mut self, now: Instant, peer: EndpointId) -> Result<(), Outcome> {
@@ -261,6 +282,10 @@ impl PeerTable {
     fn admit_incoming(&mut self, now: Instant, peer: EndpointId) -> Result<(), Code> {
         if self.shutting_down {
             return Err(Code::ShuttingDown);
+        }
+        // Even for a link that replaces another: the one that it replaces takes a moment to end.
+        if self.usage.inbound >= self.inbound_max() {
+            return Err(Code::Busy);
         }
         self.ensure(now, peer).map_err(|Full| Code::Busy)
     }

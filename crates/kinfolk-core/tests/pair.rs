@@ -48,6 +48,17 @@ fn hold_from(side: Side) -> Story {
     }
 }
 
+fn open_from(side: Side) -> Story {
+    let mut story = Story::of([vec![], vec![]]);
+    story.wishes[side.index()].push(Step::Open(side, None));
+    story
+}
+
+fn then_shutdown(mut story: Story, side: Side) -> Story {
+    story.wishes[side.index()].push(Step::Shutdown(side));
+    story
+}
+
 fn open_and_hold() -> Story {
     Story::of([vec![Step::Open(Side::A, None)], vec![Step::Hold(Side::B)]])
 }
@@ -69,6 +80,7 @@ fn holds_in_every_interleaving(story: &Story) -> Found {
     match search(story, Variant::AsWritten, LIMIT) {
         Ok(found) => {
             assert!(found.complete, "the search did not see everything: {found:?}");
+            println!("{found:?}");
             found
         }
         Err(broken) => panic!("{story:?}: {broken:?}"),
@@ -140,6 +152,16 @@ fn a_disconnect_at_any_moment_is_followed_by_one_link_for_who_still_wants_it() {
     }
 }
 
+#[test]
+fn a_disconnect_or_shutdown_at_any_moment_cuts_no_stream_that_was_acknowledged() {
+    for side in Side::BOTH {
+        let story = open_from(side);
+        let found = holds_in_every_interleaving(&Story { disconnects: 1, ..story.clone() });
+        assert!(found.states > 1000, "the story is too short to show anything: {found:?}");
+        holds_in_every_interleaving(&then_shutdown(story, side));
+    }
+}
+
 /// The test of the test: each of these breaks one rule of the machine, and its story has to notice.
 #[test]
 fn a_broken_rule_is_noticed() {
@@ -153,6 +175,8 @@ fn a_broken_rule_is_noticed() {
         (Variant::ListsOnlyLost, &disconnect),
         (Variant::StampsLate, &one_crash()),
         (Variant::KeepsIncarnation, &one_crash()),
+        (Variant::CutsGivenUpDials, &Story { disconnects: 1, ..open_from(Side::A) }),
+        (Variant::CutsGivenUpDials, &then_shutdown(open_from(Side::A), Side::A)),
     ] {
         let noticed = matches!(search(story, variant, LIMIT), Err(Broken { .. }));
         assert!(noticed, "{variant:?} goes unnoticed");

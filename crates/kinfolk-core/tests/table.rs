@@ -8,15 +8,19 @@
 )]
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use iroh_base::{EndpointId, SecretKey};
 use kinfolk_core::code::Code;
 use kinfolk_core::id::{Incarnation, LinkId};
 use kinfolk_core::intent::{Failure, Intent, IntentId, Outcome, Priority, Want};
 use kinfolk_core::limits::Limits;
-use kinfolk_core::peer_link::{DialFailure, Incoming, Input, LinkEnd, Output};
-use kinfolk_core::peer_table::PeerTable;
+use kinfolk_core::peer_link::{
+    DialFailure, Incoming, Input, LinkEnd, Output, PeerEvent, PeerState,
+};
+use kinfolk_core::peer_table::{PeerTable, REPLACED_MAX};
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 
 type Told = Vec<(EndpointId, Output)>;
 
@@ -53,10 +57,34 @@ impl Bench {
     }
 
     fn arrive(&mut self, peer: u32, n: u64) -> Told {
+        self.arrive_of(peer, 9, n, vec![])
+    }
+
+    fn arrive_of(&mut self, peer: u32, life: u64, n: u64, dead: Vec<LinkId>) -> Told {
         self.arrivals += 1;
-        let link = LinkId { dialler: id(peer), incarnation: Incarnation::new(9), n };
-        let incoming = Incoming { link, dead: vec![], arrival: self.arrivals };
+        let link = LinkId { dialler: id(peer), incarnation: Incarnation::new(life), n };
+        let incoming = Incoming { link, dead, arrival: self.arrivals };
         self.tell(peer, Input::Incoming { incoming, room: true })
+    }
+
+    fn inbound(&self) -> usize {
+        self.table.totals(self.now).usage.inbound
+    }
+
+    /// A live link of our own with the peer.
+    fn dial(&mut self, peer: u32) -> LinkId {
+        let link = dials(&self.want(peer, u64::from(peer) + 10_000, Want::Hold))[0].1;
+        self.tell(peer, Input::Connected { link });
+        self.arrivals += 1;
+        let incarnation = Incarnation::new(9);
+        self.tell(peer, Input::Welcomed { link, incarnation, arrival: self.arrivals });
+        assert_eq!(self.table.live(&id(peer)), Some(link));
+        link
+    }
+
+    fn ban(&mut self, peer: u32) -> Told {
+        let until = self.now + Duration::from_secs(3600);
+        self.tell(peer, Input::Ban { until })
     }
 
     fn fail(&mut self, peer: u32, link: LinkId) -> Told {
@@ -125,6 +153,185 @@ fn a_peer_that_is_connected_may_replace_its_link_though_no_more_fit() {
     let mut bench = Bench::new(|limits| limits.sessions_inbound = 1);
     bench.arrive(1, 1);
     assert!(!is_refused(&bench.arrive(1, 2), Code::Busy));
+}
+
+/// Which link of the peer is told to end, and whether it may drain.
+fn endings(told: &Told) -> Vec<(LinkId, bool)> {
+    let ending = |(_, output): &(EndpointId, Output)| match output {
+        Output::Drain(link, ..) => Some((*link, true)),
+        Output::Close(link, _) | Output::Kill(link) => Some((*link, false)),
+        _ => None,
+    };
+    told.iter().filter_map(ending).collect()
+}
+
+#[test]
+fn a_link_that_its_peer_replaced_drains_once_and_then_the_next_is_closed_at_once() {
+    let mut bench = Bench::new(|_| {});
+    let link = |n| LinkId { dialler: id(1), incarnation: Incarnation::new(9), n };
+    bench.arrive(1, 1);
+    assert_eq!(endings(&bench.arrive(1, 2)), [(link(1), true)]);
+    for n in 3..20 {
+        assert_eq!(endings(&bench.arrive(1, n)), [(link(n - 1), false)]);
+        let end = LinkEnd::Closed(Code::Replaced);
+        bench.tell(1, Input::Ended { link: link(n - 1), end });
+    }
+    assert_eq!(bench.inbound(), 2);
+}
+
+#[test]
+fn a_link_that_its_peer_replaced_is_closed_at_once_when_no_more_fit() {
+    let mut bench = Bench::new(|limits| limits.sessions_inbound = 1);
+    bench.arrive(1, 1);
+    let link = LinkId { dialler: id(1), incarnation: Incarnation::new(9), n: 1 };
+    assert_eq!(endings(&bench.arrive(1, 2)), [(link, false)]);
+}
+
+#[test]
+fn a_peer_may_not_turn_a_dial_of_ours_into_a_link_of_its_own_when_no_more_fit() {
+    let mut bench = Bench::new(|limits| limits.sessions_inbound = 1);
+    let ours = bench.dial(1);
+    bench.arrive(2, 1);
+    assert!(is_refused(&bench.arrive_of(1, 9, 1, vec![ours]), Code::Busy));
+    assert_eq!(bench.table.live(&id(1)), Some(ours));
+    let link = LinkId { dialler: id(2), incarnation: Incarnation::new(9), n: 1 };
+    bench.tell(2, Input::Ended { link, end: LinkEnd::Lost });
+    assert!(!is_refused(&bench.arrive_of(1, 9, 2, vec![ours]), Code::Busy));
+}
+
+#[test]
+fn peers_that_replace_their_links_for_ever_stop_at_the_cap_and_never_stop_a_dial_of_ours() {
+    let mut bench = Bench::new(|limits| {
+        limits.sessions = 5;
+        limits.sessions_inbound = 4;
+    });
+    for n in 1..=100 {
+        for peer in 1..=8 {
+            bench.arrive(peer, n);
+        }
+    }
+    assert_eq!(bench.inbound(), 4 + REPLACED_MAX);
+    assert!(is_refused(&bench.arrive(1, 1000), Code::Busy));
+    assert_eq!(dials(&bench.want(9, 1, Want::Hold)).len(), 1);
+}
+
+fn config() -> ProptestConfig {
+    let regressions = FileFailurePersistence::WithSource("regressions");
+    ProptestConfig {
+        cases: 64,
+        failure_persistence: Some(Box::new(regressions)),
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    /// Peers dial, restart, list our links as dead and say goodbye as they like, and not one session is reported to have ended.
+    #[test]
+    fn nothing_that_others_do_makes_inbound_sessions_exceed_their_cap_by_more_than_the_replaced(
+        steps in prop::collection::vec((1_u32..=6, 0_u8..8, 1_u64..=2), 1..200),
+    ) {
+        const CAP: usize = 3;
+        let mut bench = Bench::new(|limits| limits.sessions_inbound = CAP);
+        for peer in [1, 2] {
+            bench.dial(peer);
+        }
+        let mut ending = BTreeSet::new();
+        for (n, (peer, action, life)) in (1..).zip(steps) {
+            let live = bench.table.live(&id(peer));
+            let told = match (action, live) {
+                (0, Some(link)) => {
+                    ending.insert((id(peer), link));
+                    bench.tell(peer, Input::Draining { link, code: Code::Ok })
+                }
+                (1, _) => {
+                    bench.now += Duration::from_secs(1);
+                    let mut out = Vec::new();
+                    bench.table.handle_timeout(bench.now, &mut out);
+                    out
+                }
+                (2..4, Some(link)) => bench.arrive_of(peer, life, n, vec![link]),
+                _ => bench.arrive_of(peer, life, n, vec![]),
+            };
+            for (peer, output) in &told {
+                if let Output::Close(link, _) | Output::Drain(link, ..) | Output::Kill(link) = output {
+                    ending.insert((*peer, *link));
+                }
+            }
+            prop_assert!(bench.inbound() <= CAP + REPLACED_MAX);
+        }
+        prop_assert_eq!(dials(&bench.want(9, 1, Want::Hold)).len(), 1);
+        // Once all that was told to end has ended, the cap itself holds again.
+        for (peer, link) in ending {
+            let input = Input::Ended { link, end: LinkEnd::Lost };
+            bench.table.handle(bench.now, peer, input, &mut Vec::new());
+        }
+        prop_assert!(bench.inbound() <= CAP, "{} are left", bench.inbound());
+    }
+}
+
+// Bans
+
+#[test]
+fn bans_leave_the_table_to_those_who_are_wanted() {
+    let mut bench = Bench::new(|limits| limits.peers = 3);
+    for peer in 1..=100 {
+        bench.ban(peer);
+    }
+    assert!(!is_refused(&bench.arrive(201, 1), Code::Busy));
+    assert_eq!(ends(&bench.want(202, 1, Want::Stream)), []);
+    assert_eq!(bench.table.totals(bench.now).peers, 3);
+}
+
+#[test]
+fn a_ban_that_was_evicted_holds_again_once_it_is_told_again() {
+    let mut bench = Bench::new(|limits| limits.peers = 1);
+    bench.ban(1);
+    assert!(bench.table.is_banned(&id(1)));
+    bench.ban(2);
+    assert!(!bench.table.is_banned(&id(1)));
+    bench.ban(1);
+    assert!(bench.table.is_banned(&id(1)));
+    assert_eq!(ends(&bench.want(1, 1, Want::Stream)), [(1, Outcome::Banned)]);
+    assert!(is_refused(&bench.arrive(1, 1), Code::Banned));
+}
+
+#[test]
+fn a_ban_that_finds_no_room_is_reported_and_evicts_nobody() {
+    let mut bench = Bench::new(|limits| limits.peers = 2);
+    bench.arrive(1, 1);
+    bench.want(2, 1, Want::Hold);
+    let told = bench.ban(3);
+    let until = bench.now + Duration::from_secs(3600);
+    assert_eq!(told, [(id(3), Output::Event(PeerEvent::Banned(until)))]);
+    assert!(!bench.table.is_banned(&id(3)));
+    assert!(bench.table.live(&id(1)).is_some());
+    assert_eq!(bench.table.why(bench.now, &id(2)).map(|why| why.holds), Some(1));
+}
+
+#[test]
+fn a_peer_that_is_banned_while_connected_is_evicted_only_after_its_session_has_ended() {
+    let mut bench = Bench::new(|limits| limits.peers = 1);
+    bench.arrive(1, 1);
+    let link = endings(&bench.ban(1))[0].0;
+    assert!(is_refused(&bench.arrive(2, 1), Code::Busy));
+    bench.tell(1, Input::Ended { link, end: LinkEnd::Closed(Code::Banned) });
+    assert!(!is_refused(&bench.arrive(2, 1), Code::Busy));
+}
+
+#[test]
+fn banned_peers_are_listed_until_the_ban_is_over() {
+    let mut bench = Bench::new(|_| {});
+    bench.ban(1);
+    let states: Vec<_> =
+        bench.table.peers(bench.now).iter().map(|summary| summary.why.state).collect();
+    assert_eq!(states, [PeerState::Banned]);
+    bench.now = bench.table.next_timeout().unwrap();
+    let mut out = Vec::new();
+    bench.table.handle_timeout(bench.now, &mut out);
+    assert_eq!(out, [(id(1), Output::Event(PeerEvent::Unbanned))]);
+    assert_eq!(bench.table.peers(bench.now), []);
 }
 
 #[test]
@@ -207,7 +414,8 @@ fn timeouts_always_move_on() {
         bench.want(peer, u64::from(peer), Want::Hold);
     }
     for _ in 0..2000 {
-        let Some(due) = bench.table.next_timeout() else { return };
+        // The holds are never satisfied, so there is always something to wait for.
+        let due = bench.table.next_timeout().unwrap();
         bench.now = bench.now.max(due);
         let mut out = Vec::new();
         bench.table.handle_timeout(bench.now, &mut out);

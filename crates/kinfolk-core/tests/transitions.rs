@@ -152,6 +152,11 @@ fn ends(out: &[Output]) -> Vec<(u64, Outcome)> {
     out.iter().filter_map(end).collect()
 }
 
+/// Whether the link is drained with this code, and given all the time that it may take.
+fn drains(out: &[Output], link: LinkId, code: Code) -> bool {
+    out.contains(&Output::Drain(link, code, Limits::default().drain_deadline))
+}
+
 fn hands(out: &[Output]) -> Vec<(LinkId, u64)> {
     let hand = |output: &Output| match output {
         Output::Hand(link, id) => Some((*link, id.0)),
@@ -308,7 +313,7 @@ fn a_hello_that_is_never_answered_is_given_up_and_listed_as_dead() {
     bench.hold(1);
     let link = bench.greet();
     let out = bench.fire();
-    assert!(out.contains(&Output::Close(link, Code::HelloTimeout)), "{out:?}");
+    assert!(drains(&out, link, Code::HelloTimeout), "{out:?}");
     bench.end(link, LinkEnd::Closed(Code::HelloTimeout));
     while !bench.link.wants_dial() {
         bench.fire();
@@ -398,6 +403,8 @@ fn the_larger_side_takes_an_incoming_link_that_lists_its_dial_as_dead() {
     let link = bench.theirs(50, 1);
     let out = bench.arrive(link, &[dial]);
     assert!(out.contains(&Output::Admit(link)), "{out:?}");
+    // The peer may have welcomed it, and drain it: the goodbye may come after the new hello.
+    assert!(drains(&out, dial, Code::Duplicate), "{out:?}");
     assert_eq!(bench.link.live(), Some(link));
 }
 
@@ -624,6 +631,58 @@ fn an_event_about_an_unknown_link_changes_nothing() {
 }
 
 // Wishes
+
+#[test]
+fn a_dial_that_may_be_welcomed_already_is_drained_when_the_app_or_the_node_gives_it_up() {
+    for (input, code) in
+        [(Input::Disconnect, Code::Cancelled), (Input::Shutdown, Code::ShuttingDown)]
+    {
+        let mut bench = Bench::smaller();
+        bench.open(1);
+        let dial = bench.greet();
+        let out = bench.tell(input);
+        assert!(drains(&out, dial, code), "{out:?}");
+        // The welcome was on its way to the machine.
+        assert_eq!(bench.welcome(dial, 50), []);
+        assert_eq!(bench.link.live(), None);
+        assert_eq!(bench.link.why(bench.now).closing, 1);
+        // Time for the drain, and for the session's own end.
+        let left = bench.link.next_timeout().unwrap().duration_since(bench.now);
+        assert!(left > Limits::default().drain_deadline, "{left:?}");
+        bench.end(dial, LinkEnd::Drained);
+        assert_eq!(bench.link.why(bench.now).closing, 0);
+    }
+}
+
+#[test]
+fn a_dial_whose_hello_is_not_written_is_closed_when_the_app_or_the_node_gives_it_up() {
+    for (input, code) in
+        [(Input::Disconnect, Code::Cancelled), (Input::Shutdown, Code::ShuttingDown)]
+    {
+        let mut bench = Bench::smaller();
+        bench.open(1);
+        let dial = bench.dial();
+        let out = bench.tell(input);
+        assert!(out.contains(&Output::Close(dial, code)), "{out:?}");
+    }
+}
+
+#[test]
+fn a_ban_closes_a_dial_at_once_even_one_that_drains() {
+    let mut bench = Bench::smaller();
+    bench.open(1);
+    let dial = bench.greet();
+    let until = bench.now + 100 * SECOND;
+    let out = bench.tell(Input::Ban { until });
+    assert!(out.contains(&Output::Close(dial, Code::Banned)), "{out:?}");
+
+    let mut bench = Bench::smaller();
+    bench.open(1);
+    let dial = bench.greet();
+    bench.tell(Input::Disconnect);
+    let out = bench.tell(Input::Ban { until });
+    assert!(out.contains(&Output::Close(dial, Code::Banned)), "{out:?}");
+}
 
 #[test]
 fn disconnect_ends_everything_and_drains_the_link() {

@@ -1,6 +1,7 @@
 //! Strangers that speak QUIC but not the protocol, or the protocol but not its rules: each is told why, counted, and let go,
 //! and an honest peer is served all the while.
 
+mod acceptor;
 mod breaks;
 mod control;
 mod floods;

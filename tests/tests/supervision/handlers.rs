@@ -3,10 +3,10 @@
 use kinfolk::error::{CallError, HandlerError, OpenError, StreamError};
 use kinfolk::{Code, Failure, NodeEvent, Service};
 use kinfolk_tests::support::events::EventLog;
-use kinfolk_tests::support::node::node;
+use kinfolk_tests::support::node::{connect, link, node};
 use kinfolk_tests::support::wait::within;
 
-use crate::scene::{BROKEN, SOON, connect, link, next};
+use crate::scene::{BROKEN, SOON, next};
 
 #[tokio::test]
 async fn a_stream_handler_that_panics_is_one_event_and_a_code_on_its_stream_alone() {

@@ -7,13 +7,13 @@ use kinfolk::fault::{Crash, Victim};
 use kinfolk::{Code, Node, NodeEvent, Options, Service};
 use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::guest::alpn;
-use kinfolk_tests::support::node::{ECHO, node};
+use kinfolk_tests::support::node::{ECHO, connect, link, node};
 use kinfolk_tests::support::stranger::{Nobody, Stranger, closed_code};
 use kinfolk_tests::support::wait::{eventually, within};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::scene::{BOTH, BROKEN, SOON, connect, is_restart, link, next, up};
+use crate::scene::{BOTH, BROKEN, SOON, is_restart, next, up};
 
 // Accept
 

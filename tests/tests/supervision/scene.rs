@@ -6,7 +6,7 @@ use std::time::Duration;
 use iroh::EndpointId;
 use kinfolk::fault::Crash;
 use kinfolk::{LinkId, Node, NodeEvent, PeerStatus, ProtocolName};
-use kinfolk_tests::support::node::{NEXT, builder};
+use kinfolk_tests::support::node::{NEXT, address_to_return_to, builder_at};
 use kinfolk_tests::support::wait::{eventually, within};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{mpsc, watch};
@@ -18,20 +18,6 @@ pub(crate) const BROKEN: ProtocolName = ProtocolName::from_static("broken/1");
 
 pub(crate) async fn next(node: &Node, peer: EndpointId, number: u64) -> u64 {
     within(SOON, "an answer", node.call(peer, NEXT, &number)).await.expect("answered")
-}
-
-/// Lets the node dial the other one, and returns the link that is live then.
-pub(crate) async fn connect(node: &Node, other: &Node) -> LinkId {
-    let mut status = node.monitor(other.id()).await.expect("the node is up");
-    let answer: u64 =
-        within(SOON, "an answer", node.call(other.addr(), NEXT, &1_u64)).await.expect("answered");
-    assert_eq!(answer, 2);
-    // The answer may overtake the news of the session.
-    up(&mut status, None).await
-}
-
-pub(crate) async fn link(node: &Node, peer: EndpointId) -> Option<LinkId> {
-    within(SOON, "why", node.why(peer)).await.expect("the node is up").and_then(|why| why.link)
 }
 
 pub(crate) async fn up(status: &mut watch::Receiver<PeerStatus>, but: Option<LinkId>) -> LinkId {
@@ -96,6 +82,7 @@ impl Actor for Supervisor {
 pub(crate) async fn supervised(key: u8) -> (ActorRef<()>, Node, mpsc::UnboundedReceiver<String>) {
     let (reports, ends) = mpsc::unbounded_channel();
     let (supervisor, _) = Actor::spawn(None, Supervisor, reports).await.expect("it starts");
-    let node = builder(key).spawn_linked(supervisor.get_cell()).await.expect("the node starts");
+    let builder = builder_at(key, address_to_return_to());
+    let node = builder.spawn_linked(supervisor.get_cell()).await.expect("the node starts");
     (supervisor, node, ends)
 }

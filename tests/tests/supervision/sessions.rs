@@ -7,12 +7,12 @@ use kinfolk::fault::{Crash, Victim};
 use kinfolk::{Code, LinkEnd, NodeEvent, Service};
 use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::guest::{Guest, hello, knock};
-use kinfolk_tests::support::node::{ECHO, builder, node, quick_limits, serving};
+use kinfolk_tests::support::node::{ECHO, builder, connect, link, node, quick_limits, serving};
 use kinfolk_tests::support::stranger::{Stranger, closed_code};
 use kinfolk_tests::support::wait::within;
 use tokio::sync::mpsc;
 
-use crate::scene::{BROKEN, SOON, connect, is_restart, is_session_panic, link, next, up};
+use crate::scene::{BROKEN, SOON, is_restart, is_session_panic, next, up};
 
 #[tokio::test]
 async fn a_panic_in_a_session_is_one_event_and_the_peer_can_be_called_again() {

@@ -5,7 +5,9 @@ use std::time::Instant;
 use crate::code::Code;
 use crate::id::{Incarnation, LinkId};
 
-use super::{Dial, DownReason, Incoming, Live, Output, Parked, PeerEvent, PeerLink, Seen, after};
+use super::{
+    Dial, Direction, DownReason, Incoming, Live, Output, Parked, PeerEvent, PeerLink, Seen, after,
+};
 
 enum Arbitration {
     Take,
@@ -43,7 +45,7 @@ impl PeerLink {
             Arbitration::Take => {
                 self.unpark(now, Code::Duplicate, out);
                 self.yield_dial(now, &incoming, out);
-                self.displace(now, &incoming, out);
+                self.displace(now, &incoming, room, out);
                 out.push(Output::Admit(link));
                 self.go_live(now, link, incoming.link.incarnation, incoming.arrival, out);
             }
@@ -71,10 +73,14 @@ impl PeerLink {
                 && live.link.incarnation == link.incarnation
                 && live.link.n < link.n;
             let lost_there = incoming.dead.contains(&live.link);
-            return if newer_process || later_dial || lost_there {
+            if !(newer_process || later_dial || lost_there) {
+                return Arbitration::Refuse(Code::Duplicate);
+            }
+            // The place of an inbound link is free for its successor; that of a dial of ours is not the peer's to take.
+            return if room || live.direction == Direction::Inbound {
                 Arbitration::Take
             } else {
-                Arbitration::Refuse(Code::Duplicate)
+                Arbitration::Refuse(Code::Busy)
             };
         }
         // A parked link's place is free for the one that displaces it.
@@ -136,30 +142,38 @@ impl PeerLink {
     pub(super) fn yield_dial(&mut self, now: Instant, incoming: &Incoming, out: &mut Vec<Output>) {
         match self.dial.take() {
             None | Some(Dial::Ready) => {}
-            Some(Dial::Connecting { link, .. }) => self.give_up_dial(now, link, out),
+            Some(Dial::Connecting { link, .. }) => {
+                self.bury(link);
+                self.close(now, link, Code::Duplicate, out);
+            }
             Some(Dial::Greeting { link, deadline }) => {
                 // The peer still has to say what it did with our hello, unless it has said so.
                 if self.me < self.peer && !incoming.dead.contains(&link) {
                     self.dial = Some(Dial::Greeting { link, deadline });
                 } else {
-                    self.give_up_dial(now, link, out);
+                    self.bury(link);
+                    self.drain(now, link, Code::Duplicate, out);
                 }
             }
         }
     }
 
-    pub(super) fn give_up_dial(&mut self, now: Instant, link: LinkId, out: &mut Vec<Output>) {
-        self.bury(link);
-        self.close(now, link, Code::Duplicate, out);
-    }
-
-    /// Removes the live link in favour of an incoming one.
-    pub(super) fn displace(&mut self, now: Instant, incoming: &Incoming, out: &mut Vec<Output>) {
+    /// Removes the live link in favour of an incoming one. It drains if it belongs to the same process and there is room for both; a peer
+    /// that replaces its links over and over has one draining, and the others are closed at once.
+    pub(super) fn displace(
+        &mut self,
+        now: Instant,
+        incoming: &Incoming,
+        room: bool,
+        out: &mut Vec<Output>,
+    ) {
         let Some(live) = self.live.take() else { return };
         self.bury(live.link);
         out.push(Output::Unpublish(live.link));
         out.push(Output::Event(PeerEvent::Down(live.link, DownReason::Replaced)));
-        if live.incarnation == incoming.link.incarnation {
+        let same_process = live.incarnation == incoming.link.incarnation;
+        let spare = room && !self.closing.keys().any(|link| link.dialler == self.peer);
+        if same_process && (spare || live.direction == Direction::Outbound) {
             self.drain(now, live.link, Code::Replaced, out);
         } else {
             self.close(now, live.link, Code::Replaced, out);

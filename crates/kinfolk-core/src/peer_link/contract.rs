@@ -213,7 +213,8 @@ pub enum Input {
     Queue(Intent),
     /// The caller of a waiting intent, or the owner of a hold, is gone.
     Cancel(IntentId),
-    /// An incoming link was read up to its hello. `room` says whether the table can take one more session.
+    /// An incoming link was read up to its hello. `room` says whether the table can take one more session;
+    /// without it the link may still take the place of an earlier one of the peer.
     Incoming {
         /// What it said.
         incoming: Incoming,
@@ -300,7 +301,8 @@ pub enum Output {
     Unpublish(LinkId),
     /// Tell the peer that the app holds the link (or no longer does).
     Keep(LinkId, bool),
-    /// Say goodbye on the link and let its streams finish within this time.
+    /// Say goodbye on the link and let its streams finish within this time; but close a link of our own at once, with this code, if no
+    /// welcome was heard on it.
     Drain(LinkId, Code, Duration),
     /// Close the link now, with this code.
     Close(LinkId, Code),

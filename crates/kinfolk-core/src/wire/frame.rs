@@ -110,11 +110,18 @@ pub fn length(prefix: [u8; LENGTH_BYTES], max: usize) -> Result<usize, FrameErro
 
 /// A whole frame: the prefix and this body, which must have 1 to `max` bytes.
 pub fn encode_frame(body: &[u8], max: usize) -> Result<Vec<u8>, FrameError> {
-    check_body(body, max)?;
-    let Ok(len) = u32::try_from(body.len()) else {
-        return Err(FrameError::TooLarge { len: body.len(), max });
+    encode_parts([body, &[]], max)
+}
+
+/// A whole frame whose body is these two parts, in one allocation.
+pub(super) fn encode_parts(parts: [&[u8]; 2], max: usize) -> Result<Vec<u8>, FrameError> {
+    let [head, tail] = parts;
+    let len = head.len().saturating_add(tail.len());
+    check_len(len, max)?;
+    let Ok(prefix) = u32::try_from(len) else {
+        return Err(FrameError::TooLarge { len, max });
     };
-    Ok([&len.to_be_bytes(), body].concat())
+    Ok([&prefix.to_be_bytes(), head, tail].concat())
 }
 
 /// A frame of the control stream, the first bidirectional stream of a link.
@@ -183,7 +190,11 @@ impl Control {
 
 /// Refuses a body that is empty or longer than `max`, whoever read it.
 pub(super) fn check_body(body: &[u8], max: usize) -> Result<(), FrameError> {
-    match body.len() {
+    check_len(body.len(), max)
+}
+
+fn check_len(len: usize, max: usize) -> Result<(), FrameError> {
+    match len {
         0 => Err(FrameError::Empty),
         len if len > max => Err(FrameError::TooLarge { len, max }),
         _ => Ok(()),

@@ -5,11 +5,14 @@
 //! decided here.
 
 use super::extension::Extensions;
-use super::frame::{self, FrameError, Reader, Writer};
+use super::frame::{self, FrameError, Reader};
 use crate::id::ProtocolName;
 
 /// The longest body of a header. A header of this version has at most 66 bytes; the rest is room for extensions.
 pub const HEADER_MAX: usize = 1024;
+
+/// The longest header without extensions: a byte for the length of the name, the name, a byte for the mode.
+const FIELDS_MAX: usize = ProtocolName::MAX_LEN + 2;
 
 /// The first frame on a protocol stream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -41,7 +44,9 @@ impl StreamHeader {
 
     /// The whole frame, prefix included.
     pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
-        frame::encode_frame(&self.encode_body()?, HEADER_MAX)
+        let mut fields = [0; FIELDS_MAX];
+        let fields = self.fields(&mut fields)?;
+        frame::encode_parts([fields, self.extensions.as_bytes()], HEADER_MAX)
     }
 
     /// The header with this body, which comes without its prefix.
@@ -52,16 +57,20 @@ impl StreamHeader {
         let mode = StreamMode::from_byte(reader.field("mode")?)?;
         let extensions = reader.extensions()?;
         let header = Self { protocol, mode, extensions };
-        frame::check_canonical(body, &header.encode_body()?)?;
-        Ok(header)
+        let mut fields = [0; FIELDS_MAX];
+        let fields = header.fields(&mut fields)?;
+        match body.strip_prefix(fields) {
+            Some(rest) if rest == header.extensions.as_bytes() => Ok(header),
+            _ => Err(FrameError::NonCanonical),
+        }
     }
 
-    fn encode_body(&self) -> Result<Vec<u8>, FrameError> {
-        let mut writer = Writer::default();
-        writer.field("protocol", self.protocol.as_str())?;
-        writer.field("mode", &self.mode.to_byte())?;
-        writer.extensions(&self.extensions);
-        Ok(writer.finish())
+    /// What comes before the extensions, written into a buffer on the stack: every stream has a header at both ends.
+    fn fields<'a>(&self, buffer: &'a mut [u8; FIELDS_MAX]) -> Result<&'a [u8], FrameError> {
+        match postcard::to_slice(&(self.protocol.as_str(), self.mode.to_byte()), buffer) {
+            Ok(fields) => Ok(fields),
+            Err(_) => Err(FrameError::Unencodable { field: "protocol" }),
+        }
     }
 }
 
@@ -108,6 +117,14 @@ mod tests {
             assert_eq!(frame[LENGTH_BYTES..], body[..]);
             assert_eq!(StreamHeader::decode(&body), Ok(header));
         }
+    }
+
+    #[test]
+    fn a_header_is_written_into_one_buffer_of_its_size() {
+        let extensions = Extensions::none().with(5, b"new").unwrap();
+        let header = StreamHeader { extensions, ..StreamHeader::new(ECHO, StreamMode::Call) };
+        let frame = header.encode().unwrap();
+        assert_eq!(frame.capacity(), frame.len());
     }
 
     #[test]
@@ -183,6 +200,7 @@ mod tests {
     fn needless_bytes_in_a_length_are_refused() {
         assert_eq!(StreamHeader::decode(b"\x81\x00x\x00"), Err(FrameError::NonCanonical));
         assert_eq!(StreamHeader::decode(b"\x01x\x00\x05\x80\x00"), Err(FrameError::NonCanonical));
+        assert_eq!(StreamHeader::decode(b"\x01x\x00\x85\x00\x00"), Err(FrameError::NonCanonical));
     }
 
     #[test]

@@ -125,6 +125,8 @@ pub struct End {
     pub streams: BTreeSet<IntentId>,
     /// Streams of the other side that wait for the welcome.
     pub unserved: BTreeSet<IntentId>,
+    /// A stream was acknowledged, from here or as this end heard; the app may be using it ever since.
+    pub acked: bool,
     /// This side's app holds the link, and the other side's does.
     pub holding: bool,
     pub held: bool,
@@ -150,6 +152,7 @@ impl End {
             forgotten: false,
             streams: BTreeSet::new(),
             unserved: BTreeSet::new(),
+            acked: false,
             holding: false,
             held: false,
             last_used: now,

@@ -34,6 +34,8 @@ pub enum Variant {
     RefusesInsteadOfParking,
     /// A restarted node shows its old incarnation.
     KeepsIncarnation,
+    /// A dial that the app gives up is closed, whatever its session has heard by then.
+    CutsGivenUpDials,
 }
 
 /// Something that can happen.
@@ -378,11 +380,14 @@ impl Pair {
                 } else if end.leases_closed {
                     link.send_to(side.other(), Frame::Refuse(id));
                 } else {
+                    end.acked = true;
                     link.send_to(side.other(), Frame::Ack(id));
                 }
             }
             Frame::Ack(id) => {
-                if self.link(name).end_mut(side).streams.remove(&id) {
+                let end = self.link(name).end_mut(side);
+                end.acked = true;
+                if end.streams.remove(&id) {
                     self.node_mut(side).served += 1;
                 }
                 self.used(name, side);
@@ -451,6 +456,10 @@ impl Pair {
         if end.is_gone() || end.said_goodbye {
             return;
         }
+        // A dial whose welcome was not heard carries nothing; whether it was, only the session knows.
+        if end.state == State::Greeted {
+            return self.finish(name, side, LinkEnd::Closed(code), Some(code));
+        }
         end.said_goodbye = true;
         end.leases_closed = true;
         end.drain_by = Some(now + within);
@@ -475,6 +484,15 @@ impl Pair {
         if end.session {
             end.ended = Some(over);
         }
+        // Whatever is acknowledged goes on until the drain deadline, unless the peer is banned, replaced the link or is gone.
+        let may_cut = match over {
+            LinkEnd::Closed(code) => {
+                matches!(code, Code::DrainDeadline | Code::Banned | Code::Replaced)
+            }
+            _ => true,
+        };
+        let cuts = !may_cut && end.acked && !link.end(side.other()).crashed;
+        let end = link.end_mut(side);
         let streams = std::mem::take(&mut end.streams);
         if let Some(code) = close {
             link.send_to(side.other(), Frame::Close(code));
@@ -485,6 +503,9 @@ impl Pair {
         };
         for _ in streams {
             self.lose_stream(side, loss);
+        }
+        if cuts {
+            self.breaks(format!("{side:?}: {over:?} cuts an acknowledged stream of {name:?}"));
         }
     }
 
@@ -696,6 +717,11 @@ impl Pair {
                     link.send_to(side.other(), Frame::Hold(keep));
                 }
             }
+            Output::Drain(link, code @ (Code::Cancelled | Code::ShuttingDown), _)
+                if self.variant == Variant::CutsGivenUpDials =>
+            {
+                self.finish(name(self, link), side, LinkEnd::Closed(code), Some(code));
+            }
             Output::Drain(link, code, within) => self.drain(name(self, link), side, code, within),
             Output::Close(link, code) => {
                 let name = name(self, link);
@@ -783,6 +809,7 @@ impl Pair {
         let link = self.link(name);
         link.send_to(side.other(), Frame::Welcome { life });
         for id in std::mem::take(&mut link.end_mut(side).unserved) {
+            link.end_mut(side).acked = true;
             link.send_to(side.other(), Frame::Ack(id));
         }
         let now = self.node(side).now;

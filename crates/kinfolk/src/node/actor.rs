@@ -525,12 +525,28 @@ impl Context {
         let now = Instant::now();
         let duration = duration.min(kinfolk_core::limits::LONGEST);
         let until = now.checked_add(duration).unwrap_or(now);
-        {
-            let mut retained = lock(&self.retained);
-            retained.bans.retain(|_, until| *until > now);
-            retained.bans.insert(peer, until);
-        }
+        self.note_ban(peer, until);
         let _ = self.tell_manager(PeerManagerMessage::Ban { peer, until });
+    }
+
+    /// Keeps a ban. Where there are as many as the limits allow, the one that ends soonest makes room.
+    pub(crate) fn note_ban(&self, peer: EndpointId, until: Instant) {
+        let now = Instant::now();
+        let displaced = {
+            let bans = &mut lock(&self.retained).bans;
+            bans.retain(|_, until| *until > now);
+            let is_full = bans.len() >= self.limits.bans && !bans.contains_key(&peer);
+            let soonest = bans.iter().min_by_key(|(_, until)| **until).map(|(peer, _)| *peer);
+            let displaced = soonest.filter(|_| is_full);
+            if let Some(displaced) = &displaced {
+                bans.remove(displaced);
+            }
+            bans.insert(peer, until);
+            displaced
+        };
+        if let Some(displaced) = displaced {
+            let _ = self.tell_manager(PeerManagerMessage::Unban(displaced));
+        }
     }
 
     /// Whether the app has banned the peer, for those who meet it before the PeerManager does.

@@ -242,4 +242,32 @@ mod tests {
         let result = Identity::Variable(name.clone()).load();
         assert!(matches!(result, Err(IdentityError::Unset(unset)) if unset == name));
     }
+    /// Set for the child of the test below, and for nobody else.
+    const SET_FOR_THE_CHILD: &str = "KINFOLK_TEST_KEY_OF_THE_CHILD";
+
+    #[test]
+    fn a_key_in_a_variable_is_read_whatever_its_case_and_the_white_space_around_it() {
+        let key = SecretKey::from_bytes(&std::array::from_fn(|place| place as u8 * 7 + 3));
+        if std::env::var_os(SET_FOR_THE_CHILD).is_some() {
+            let read = Identity::Variable(SET_FOR_THE_CHILD.to_owned()).load().expect("a key");
+            assert_eq!(read.to_bytes(), key.to_bytes());
+            return;
+        }
+        // A process may not safely change its own environment: this test runs once more, in a child that has the variable.
+        let digits: String = key.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let (_crate, module) = module_path!().split_once("::").expect("a module of a crate");
+        let name = format!(
+            "{module}::a_key_in_a_variable_is_read_whatever_its_case_and_the_white_space_around_it"
+        );
+        for value in [digits.clone(), digits.to_uppercase(), format!(" {digits}\r\n")] {
+            let program = std::env::current_exe().expect("a test is a program");
+            let child = std::process::Command::new(program)
+                .args(["--exact", &name])
+                .env(SET_FOR_THE_CHILD, &value)
+                .output()
+                .expect("the child runs");
+            let said = String::from_utf8_lossy(&child.stdout);
+            assert!(child.status.success() && said.contains("1 passed"), "{value:?}: {said}");
+        }
+    }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Link {
     served_there: Mutex<Option<u64>>,
     /// Bytes of requests of the peer that may be held at once.
     pub(crate) request_room: Arc<Semaphore>,
+    /// Whether the peer has acknowledged a stream of ours.
+    acknowledged: AtomicBool,
     /// Whether the peer holds the link already.
     held_there: AtomicBool,
     /// The largest request that the peer takes, once it has said so.
@@ -102,6 +104,7 @@ impl Link {
             retired: Latch::default(),
             served_there: Mutex::new(None),
             request_room: Arc::new(Semaphore::new(request_room)),
+            acknowledged: AtomicBool::new(false),
             held_there: AtomicBool::new(false),
             call_max: Mutex::new(None),
             closed: Mutex::new(None),
@@ -203,6 +206,15 @@ impl Link {
     /// The peer holds the link no more.
     pub(crate) fn hold_over(&self) {
         self.held_there.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn note_acknowledged(&self) {
+        self.acknowledged.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the peer serves streams on this link, as far as its acknowledgements have told: one may come before the welcome.
+    pub(crate) fn is_acknowledged(&self) -> bool {
+        self.acknowledged.load(Ordering::Relaxed)
     }
 
     pub(crate) fn note_served_there(&self, served: u64) {

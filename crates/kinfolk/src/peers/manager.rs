@@ -232,7 +232,7 @@ impl PeerManagerState {
         match message {
             M::Ask { peer, intent, reply } => {
                 self.asks.insert(intent.id, reply);
-                self.input(peer, Input::Queue(intent)).await;
+                self.queue(peer, intent).await;
             }
             M::Cancel(id) => {
                 self.asks.remove(&id);
@@ -260,7 +260,9 @@ impl PeerManagerState {
             }
             M::Disconnect(peer) => self.input(peer, Input::Disconnect).await,
             M::Ban { peer, until } => self.input(peer, Input::Ban { until }).await,
-            M::Unban(peer) => self.input(peer, Input::Unban).await,
+            M::Unban(peer) if self.table.is_banned(&peer) => self.input(peer, Input::Unban).await,
+            // The table had no room for it.
+            M::Unban(peer) => self.report(peer, PeerEvent::Unbanned),
             M::ShutDown(reply) => {
                 self.shut_down.push(reply);
                 self.table.shut_down(Instant::now(), &mut self.outputs);
@@ -323,7 +325,20 @@ impl PeerManagerState {
         let Some(held) = held else { return };
         let priority = Priority::default();
         let intent = Intent { id, want: Want::Hold, priority, deadline: None };
-        self.input(held.peer, Input::Queue(intent)).await;
+        self.queue(held.peer, intent).await;
+    }
+
+    async fn queue(&mut self, peer: EndpointId, intent: Intent) {
+        if self.is_banned_elsewhere(&peer) {
+            self.end_intent(intent.id, Outcome::Banned, None);
+        } else {
+            self.input(peer, Input::Queue(intent)).await;
+        }
+    }
+
+    /// Whether the peer is banned and the table has no room to know it. The node keeps every ban.
+    fn is_banned_elsewhere(&self, peer: &EndpointId) -> bool {
+        !self.table.is_banned(peer) && self.context.is_banned(peer)
     }
 
     async fn arrived(&mut self, arrived: Box<Arrived>) {
@@ -335,6 +350,12 @@ impl PeerManagerState {
             arrival: arrived.arrival,
         };
         self.arrived = Some(arrived);
+        if self.is_banned_elsewhere(&peer) {
+            let link = incoming.link;
+            self.perform(peer, Output::Refuse(link, Code::Banned)).await;
+            self.report(peer, PeerEvent::Refused(link, Code::Banned));
+            return;
+        }
         self.input(peer, Input::Incoming { incoming, room: true }).await;
         self.arrived = None;
     }
@@ -577,7 +598,7 @@ impl PeerManagerState {
                 context.emit(NodeEvent::PeerQuarantined { peer, duration, cause });
             }
             PeerEvent::Banned(until) => {
-                lock(&context.retained).bans.insert(peer, until);
+                context.note_ban(peer, until);
                 let duration = until.saturating_duration_since(Instant::now());
                 context.emit(NodeEvent::PeerBanned { peer, duration });
             }

@@ -476,8 +476,8 @@ impl SessionState {
             self.finish(LinkEnd::Closed(code));
             return Ok(());
         };
-        if !self.welcomed {
-            // Neither side has acknowledged anything yet.
+        if !self.welcomed && !link.is_acknowledged() {
+            // Nothing is promised yet.
             self.close(code, LinkEnd::Closed(code));
             return Ok(());
         }

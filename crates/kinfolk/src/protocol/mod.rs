@@ -2,6 +2,7 @@
 //!
 //! Payload flows between the app and QUIC directly; no actor is in between.
 
+pub(crate) mod handle;
 pub(crate) mod open;
 pub(crate) mod serve;
 pub(crate) mod service;

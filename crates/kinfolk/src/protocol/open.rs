@@ -341,7 +341,12 @@ impl<'a> Ask<'a> {
                 return Ok(lease);
             }
             if self.only_live {
-                return Err(OpenError::NotConnected);
+                let draining = self.context.is_draining();
+                return Err(if draining {
+                    OpenError::ShuttingDown
+                } else {
+                    OpenError::NotConnected
+                });
             }
             let link = self.grant().await?;
             match link.lease() {

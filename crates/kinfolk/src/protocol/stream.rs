@@ -17,6 +17,7 @@ use kinfolk_core::code::Code;
 use kinfolk_core::intent::{Priority, StreamLoss};
 use kinfolk_core::wire::Answer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::StreamError;
 use crate::metrics::ProtocolCounters;
@@ -157,6 +158,13 @@ impl SendStream {
             Ok(None) => Ok(()),
             Ok(Some(code)) => Err(StreamError::Reset(Code::from_wire(code.into_inner()))),
             Err(_) => Err(lost(&self.link)),
+        }
+    }
+
+    /// Keeps the protocol's place until both halves are over.
+    pub(crate) fn occupy(&self, place: OwnedSemaphorePermit) {
+        if let Some(lease) = &self.lease {
+            lease.occupy(place);
         }
     }
 
@@ -365,7 +373,10 @@ impl RecvStream {
 
     fn take_answer(&mut self, byte: u8) {
         match Answer::from_byte(byte) {
-            Answer::Ack => self.answer = AnswerState::Accepted,
+            Answer::Ack => {
+                self.answer = AnswerState::Accepted;
+                self.link.note_acknowledged();
+            }
             Answer::Refuse(code) => {
                 self.answer = AnswerState::Refused(code);
                 self.lease = None;
