@@ -84,7 +84,7 @@ pub struct Limits {
     /// From a call's header until its request is complete, and again from its response until the peer has taken it; also for an ack.
     /// 1 MiB then needs 280 kbit/s.
     pub call_deadline: Duration,
-    /// Streams whose header is still awaited, per peer.
+    /// Streams whose header, or for a call whose request, is still awaited, per peer.
     pub negotiating_per_peer: usize,
     /// Incoming streams being served, all peers together.
     pub streams_inbound: usize,
