@@ -1,18 +1,19 @@
 //! Admission over real QUIC: who is not wanted is told so, and the app's policy, however slow or broken, delays and harms nobody else.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use kinfolk::error::{OpenError, StreamError};
 use kinfolk::{
-    Admission, Admit, Code, Incarnation, LinkEnd, Node, NodeEvent, ProtocolName, Rate, Service,
-    SessionBounds,
+    Admission, Admit, Code, Incarnation, LinkEnd, Node, NodeEvent, PeerState, ProtocolName, Rate,
+    SecretKey, Service, SessionBounds,
 };
 use kinfolk_core::wire::StreamMode;
 use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::guest::{Guest, header, hear, hello, knock};
-use kinfolk_tests::support::node::{ECHO, NEXT, builder, node, quick_limits, serving};
+use kinfolk_tests::support::node::{ECHO, NEXT, builder, node, node_with, quick_limits, serving};
 use kinfolk_tests::support::stranger::{Stranger, closed_code};
 use kinfolk_tests::support::wait::{eventually, within};
 use tokio::sync::{Notify, mpsc};
@@ -389,4 +390,27 @@ async fn every_link_of_a_peer_is_asked_about() {
     assert_eq!(code, Some(u64::from(Code::NotAdmitted.to_wire())));
     assert_eq!(guest.connection.close_reason(), None, "the admitted one lives on");
     assert_eq!(asked.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn of_more_bans_than_the_limits_allow_those_that_end_soonest_make_room_and_the_newest_holds()
+{
+    let alice = node_with(1, |limits| limits.bans = 2).await;
+    let ids: Vec<_> = (10..16).map(|key| SecretKey::from_bytes(&[key; 32]).public()).collect();
+    let mut log = EventLog::of(&alice).await;
+    for (id, minutes) in ids.iter().zip([600, 500, 1, 2, 1, 3]) {
+        alice.ban(*id, Duration::from_secs(minutes * 60)).expect("the node is up");
+    }
+    // The manager has read everything once it answers.
+    let peers = within(SOON, "the peers", alice.peers()).await.expect("the node is up");
+    let banned: BTreeSet<_> = peers
+        .iter()
+        .filter(|summary| summary.why.state == PeerState::Banned)
+        .map(|summary| summary.peer)
+        .collect();
+    assert_eq!(banned, BTreeSet::from([ids[0], ids[5]]));
+    alice.unban(ids[1]).expect("the node is up");
+    alice.unban(ids[5]).expect("the node is up");
+    let lifted = |event: &NodeEvent| *event == NodeEvent::PeerUnbanned { peer: ids[5] };
+    log.next(SOON, "the ban is lifted", lifted).await;
 }

@@ -5,7 +5,7 @@
 //!
 //! Peers that nothing needs are forgotten after a while, or earlier when the table is full; what the app wants or is connected to is never
 //! evicted. A peer that is banned and nothing else may be: keys are free, so that bans alone could fill the table. The owner of the bans
-//! therefore keeps them all, and tells one again where [`PeerTable::is_banned`] does not know it. All work per input is logarithmic in the
+//! therefore keeps them, and turns away what concerns a peer whose ban [`PeerTable::is_banned`] does not know. All work per input is logarithmic in the
 //! number of peers.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -165,7 +165,7 @@ impl PeerTable {
             }
             Input::Ban { until } => {
                 if self.ensure(now, peer).is_err() {
-                    // There is nothing to end; the owner of the bans keeps it and tells it again when it matters.
+                    // There is nothing to end; the owner of the bans keeps it.
                     out.push((peer, Output::Event(PeerEvent::Banned(until))));
                     return;
                 }
@@ -248,7 +248,7 @@ impl PeerTable {
     }
 
     /// Whether the table knows of a ban of the peer. If it does not and there is one, it was evicted or never fitted: the owner of the bans
-    /// tells it by [`Input::Ban`] before it passes on an intent for the peer, or a link of it.
+    /// passes on no intent for the peer and no link of it, or tells the ban by [`Input::Ban`] first.
     pub fn is_banned(&self, peer: &EndpointId) -> bool {
         self.peers.get(peer).is_some_and(|entry| entry.link.is_banned())
     }

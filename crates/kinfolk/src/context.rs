@@ -1,9 +1,11 @@
 //! What all parts of one node share, and what survives the restart of any of them.
 //!
-//! It holds no endpoint: an app may keep a node's handle long after the node has ended, and the UDP port must be free by then. Facts
+//! It holds no endpoint: an app may keep a node's handle long after the node has ended, and the UDP port must be free by then. It does
+//! hold the runtime's handle; that of a network thread is two file descriptors. Facts
 //! with one owner live here only if that owner is the node itself: addresses, bans, holds and services that the app gave.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -21,7 +23,7 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use crate::admission::Admission;
 use crate::error::NodeClosed;
 use crate::events::NodeEvent;
-use crate::metrics::Counters;
+use crate::metrics::{Counters, Family};
 use crate::monitor::Monitors;
 use crate::node::terminal::Terminal;
 use crate::peers::directory::Directory;
@@ -231,10 +233,14 @@ impl Context {
         if !is_first {
             return;
         }
-        // A handler may hold a handle of this node; kept here, the two would keep each other for ever.
-        self.services.clear();
         if let Some(events) = lock(&self.events).take() {
             let _ = events.send(NodeEvent::Ended { reason });
+        }
+        // A handler may hold a handle of this node; kept here, the two would keep each other for ever. What it drops is the app's, and
+        // may panic.
+        let services = AssertUnwindSafe(self.services.take());
+        if catch_unwind(move || drop(services)).is_err() {
+            self.counters.count(Family::Panicked, "handler");
         }
     }
 
@@ -276,15 +282,18 @@ impl Context {
     pub(crate) fn suggest(&self, address: EndpointAddr) -> Result<(), BookError> {
         let peer = address.id;
         let Err(error) = self.configure(address.clone()) else { return Ok(()) };
-        let known = {
+        let (before, after) = {
             let (now, book) = (Instant::now(), &mut lock(&self.retained).book);
+            let before = book.addresses(&peer);
             for address in address.addrs {
                 book.learned(now, peer, address);
             }
-            book.knows(&peer)
+            (before, book.addresses(&peer))
         };
-        let _ = self.tell_manager(PeerManagerMessage::AddressNews(peer));
-        if known { Ok(()) } else { Err(error) }
+        if after != before {
+            let _ = self.tell_manager(PeerManagerMessage::AddressNews(peer));
+        }
+        after.map(|_| ()).ok_or(error)
     }
 
     /// Ends the holds of a peer as the app wants, whether or not a PeerManager is up.

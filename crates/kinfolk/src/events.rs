@@ -74,7 +74,7 @@ pub enum NodeEvent {
         /// For how long.
         duration: Duration,
     },
-    /// A ban was lifted or has run out.
+    /// A ban was lifted or has run out. Of a peer that nothing else is known of, one that runs out may go without this event.
     PeerUnbanned {
         /// The peer.
         peer: EndpointId,

@@ -551,13 +551,20 @@ impl Context {
 
     /// Whether the app has banned the peer, for those who meet it before the PeerManager does.
     pub(crate) fn is_banned(&self, peer: &EndpointId) -> bool {
-        lock(&self.retained).bans.get(peer).is_some_and(|until| *until > Instant::now())
+        self.banned_until(peer).is_some_and(|until| until > Instant::now())
+    }
+
+    /// When the peer's ban ends, or has ended.
+    pub(crate) fn banned_until(&self, peer: &EndpointId) -> Option<Instant> {
+        lock(&self.retained).bans.get(peer).copied()
     }
 
     /// Lifts a ban.
     pub(crate) fn unban(&self, peer: EndpointId) {
-        lock(&self.retained).bans.remove(&peer);
-        let _ = self.tell_manager(PeerManagerMessage::Unban(peer));
+        let banned = lock(&self.retained).bans.remove(&peer);
+        if banned.is_some() {
+            let _ = self.tell_manager(PeerManagerMessage::Unban(peer));
+        }
     }
 
     /// Removes addresses that the app gave, these or all.

@@ -248,17 +248,16 @@ impl Node {
         Ok(self.context.unconfigure(&peer, addresses))
     }
 
-    /// Ends everything that waits for a peer, its holds included, as `Cancelled`, and drains its session. Cancel safe: cancelled, the
-    /// session may stay.
+    /// Ends everything that waits for a peer, its holds included, as `Cancelled`, and drains its session. It waits for nothing.
     pub async fn disconnect(&self, peer: EndpointId) -> Result<(), NodeClosed> {
         self.context.release(&peer);
-        self.context.manager_up().await?;
-        // A manager that failed meanwhile has lost every link and what waited.
+        // One that fails before it reads this has lost every link and what waited; one that is away knows of none.
         let _ = self.context.tell_manager(PeerManagerMessage::Disconnect(peer));
-        Ok(())
+        self.alive()
     }
 
-    /// Closes the session with a peer at once and refuses new ones for this time, at most 30 days.
+    /// Closes the session with a peer at once and refuses new ones for this time, at most 30 days. Of more bans than
+    /// [`Limits::bans`](kinfolk_core::limits::Limits::bans) the one that ends soonest is lifted.
     pub fn ban(&self, peer: EndpointId, duration: Duration) -> Result<(), NodeClosed> {
         self.alive()?;
         self.context.ban(peer, duration);

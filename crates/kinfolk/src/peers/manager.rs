@@ -259,7 +259,9 @@ impl PeerManagerState {
                 self.ticked.notify_one();
             }
             M::Disconnect(peer) => self.input(peer, Input::Disconnect).await,
-            M::Ban { peer, until } => self.input(peer, Input::Ban { until }).await,
+            M::Ban { peer, until } => self.ban(peer, until).await,
+            // Banned again meanwhile.
+            M::Unban(peer) if self.context.is_banned(&peer) => {}
             M::Unban(peer) if self.table.is_banned(&peer) => self.input(peer, Input::Unban).await,
             // The table had no room for it.
             M::Unban(peer) => self.report(peer, PeerEvent::Unbanned),
@@ -312,7 +314,7 @@ impl PeerManagerState {
             (bans, retained.holds.keys().copied().collect::<Vec<_>>())
         };
         for (peer, until) in bans {
-            self.input(peer, Input::Ban { until }).await;
+            self.ban(peer, until).await;
         }
         for id in holds {
             self.hold(id).await;
@@ -328,6 +330,13 @@ impl PeerManagerState {
         self.queue(held.peer, intent).await;
     }
 
+    /// Tells the table of a ban, unless the node has lifted or changed it since.
+    async fn ban(&mut self, peer: EndpointId, until: Instant) {
+        if self.context.banned_until(&peer) == Some(until) {
+            self.input(peer, Input::Ban { until }).await;
+        }
+    }
+
     async fn queue(&mut self, peer: EndpointId, intent: Intent) {
         if self.is_banned_elsewhere(&peer) {
             self.end_intent(intent.id, Outcome::Banned, None);
@@ -336,7 +345,7 @@ impl PeerManagerState {
         }
     }
 
-    /// Whether the peer is banned and the table has no room to know it. The node keeps every ban.
+    /// Whether the peer is banned and the table, which had no room or gave it to others, does not know it.
     fn is_banned_elsewhere(&self, peer: &EndpointId) -> bool {
         !self.table.is_banned(peer) && self.context.is_banned(peer)
     }
@@ -598,7 +607,10 @@ impl PeerManagerState {
                 context.emit(NodeEvent::PeerQuarantined { peer, duration, cause });
             }
             PeerEvent::Banned(until) => {
-                context.note_ban(peer, until);
+                // The app's are noted already; a quarantine is not.
+                if context.banned_until(&peer).is_none_or(|noted| noted < until) {
+                    context.note_ban(peer, until);
+                }
                 let duration = until.saturating_duration_since(Instant::now());
                 context.emit(NodeEvent::PeerBanned { peer, duration });
             }

@@ -155,7 +155,10 @@ impl Negotiation {
             return Some(Admitted::Hold(Held { lease, send, recv, _present: present }));
         }
         let Some(registered) = context.services.get(&header.protocol) else {
-            return refuse(send, recv, Code::UnknownProtocol);
+            // A node that has ended serves nothing any more; another life of it may.
+            let over = context.ended().is_some();
+            let code = if over { Code::Draining } else { Code::UnknownProtocol };
+            return refuse(send, recv, code);
         };
         let peer = lease.link().peer;
         let served = Served { context, peer, protocol: header.protocol, registered };

@@ -230,14 +230,14 @@ impl Services {
         Ok(())
     }
 
-    pub(crate) fn clear(&self) {
-        let services = std::mem::take(&mut *write(&self.0));
-        // Dropped without the lock: what a handler holds may come back here.
-        drop(services);
+    /// Takes all of them out. Their drop may run code of the app, which may come back here: not under the lock.
+    pub(crate) fn take(&self) -> BTreeMap<ProtocolName, Arc<Registered>> {
+        std::mem::take(&mut *write(&self.0))
     }
 
     pub(crate) fn remove(&self, protocol: &ProtocolName) -> bool {
-        let mut services = write(&self.0);
-        services.remove(protocol).is_some()
+        // Dropped without the lock, as above.
+        let removed = write(&self.0).remove(protocol);
+        removed.is_some()
     }
 }
