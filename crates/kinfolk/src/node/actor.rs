@@ -22,6 +22,7 @@ use kinfolk_core::id::ProtocolName;
 use kinfolk_core::intent::Failure;
 use kinfolk_core::peer_link::Why;
 use kinfolk_core::peer_table::PeerSummary;
+use kinfolk_core::wire::StreamMode;
 use n0_watcher::Watcher as _;
 use ractor::{ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::{Semaphore, broadcast, watch};
@@ -302,12 +303,12 @@ impl RootState {
         match message {
             M::Open(peer, protocol, options, reply) => {
                 self.request(reply, |context| async move {
-                    open::open(&context, peer, protocol, options).await
+                    open::open(&context, peer, protocol, StreamMode::Acked, options).await
                 });
             }
             M::OpenEager(peer, protocol, options, reply) => {
                 self.request(reply, |context| async move {
-                    open::open_eager(&context, peer, protocol, options).await
+                    open::open(&context, peer, protocol, StreamMode::Eager, options).await
                 });
             }
             M::Call(peer, protocol, request, options, reply) => {

@@ -8,6 +8,7 @@ use iroh::{EndpointAddr, EndpointId};
 use kinfolk_core::id::ProtocolName;
 use kinfolk_core::peer_link::Why;
 use kinfolk_core::peer_table::PeerSummary;
+use kinfolk_core::wire::StreamMode;
 use ractor::ActorRef;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -93,7 +94,7 @@ impl Node {
         options: Options,
     ) -> Result<(SendStream, RecvStream), OpenError> {
         self.check()?;
-        open::open(&self.context, peer.into(), protocol, options).await
+        open::open(&self.context, peer.into(), protocol, StreamMode::Acked, options).await
     }
 
     /// Opens a stream without waiting for the peer's answer: the first payload may travel in the same flight. A refusal is seen at
@@ -117,7 +118,7 @@ impl Node {
         options: Options,
     ) -> Result<(SendStream, RecvStream), OpenError> {
         self.check()?;
-        open::open_eager(&self.context, peer.into(), protocol, options).await
+        open::open(&self.context, peer.into(), protocol, StreamMode::Eager, options).await
     }
 
     /// Opens a stream like [`Node::open`] if a session is live, and fails with [`OpenError::NotConnected`] at once if not. Cancel safe.

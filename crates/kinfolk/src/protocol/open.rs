@@ -114,34 +114,18 @@ impl Options {
     }
 }
 
-/// Opens a stream and waits for the peer's ack.
+/// Opens a stream: acked, after the peer's answer; eager, without waiting for it, as the first read checks it.
 pub(crate) async fn open(
     context: &Arc<Context>,
     peer: Peer,
     protocol: ProtocolName,
+    mode: StreamMode,
     options: Options,
 ) -> Result<(SendStream, RecvStream), OpenError> {
     let mut ask = Ask::new(context, peer.id, &options);
     let result = async {
         peer.configure(context)?;
-        ask.open(&protocol, StreamMode::Acked).await
-    };
-    let result = result.await;
-    ask.end(&result);
-    result
-}
-
-/// Opens a stream without waiting for the peer's answer, which the first read checks.
-pub(crate) async fn open_eager(
-    context: &Arc<Context>,
-    peer: Peer,
-    protocol: ProtocolName,
-    options: Options,
-) -> Result<(SendStream, RecvStream), OpenError> {
-    let mut ask = Ask::new(context, peer.id, &options);
-    let result = async {
-        peer.configure(context)?;
-        ask.open(&protocol, StreamMode::Eager).await
+        ask.open(&protocol, mode).await
     };
     let result = result.await;
     ask.end(&result);
