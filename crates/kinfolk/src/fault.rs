@@ -27,7 +27,7 @@ pub enum Victim {
 }
 
 impl Crash {
-    #[allow(clippy::panic)]
+    #[allow(clippy::panic, reason = "it is what was asked for")]
     pub(crate) async fn strike(self) -> Result<(), ActorProcessingErr> {
         match self {
             Self::Stall(time) => {

@@ -5,7 +5,7 @@
 //! stand-in of the same name otherwise. No message of kinfolk ever travels: each carries channels, connections or streams.
 
 /// The stand-in that the macro implements where ractor has no such trait.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "of use only where ractor has no such trait")]
 pub(crate) trait BytesConvertable: Sized {
     fn into_bytes(self) -> Vec<u8>;
     fn from_bytes(bytes: Vec<u8>) -> Self;
@@ -15,11 +15,11 @@ pub(crate) trait BytesConvertable: Sized {
 macro_rules! local_only {
     ($message:ty) => {
         const _: () = {
-            #[allow(unused_imports)]
+            #[allow(unused_imports, reason = "of use only where ractor has no such trait")]
             use $crate::local_only::*;
             // A glob import in an inner block would be ambiguous beside another glob; in its own block it shadows.
             const _: () = {
-                #[allow(unused_imports)]
+                #[allow(unused_imports, reason = "of use only where ractor has the trait")]
                 use ractor::*;
                 impl BytesConvertable for $message {
                     fn into_bytes(self) -> Vec<u8> {
@@ -27,7 +27,7 @@ macro_rules! local_only {
                     }
                     // The one panic that bytes from outside can reach: only if an app puts a ractor `NodeServer` beside kinfolk and
                     // sends bytes to a kinfolk actor. ractor catches it and drops the message; there is no value to return.
-                    #[allow(clippy::panic)]
+                    #[allow(clippy::panic, reason = "as said above")]
                     fn from_bytes(_bytes: Vec<u8>) -> Self {
                         panic!("messages of kinfolk never leave their process")
                     }
