@@ -233,7 +233,7 @@ impl Handshake {
             Err(ControlError::Malformed(error)) => {
                 return Err(Refusal::new(error.code(), "malformed_hello"));
             }
-            Err(ControlError::Ended | ControlError::OutOfTurn) => {
+            Err(ControlError::Ended | ControlError::OutOfTurn(_)) => {
                 return Err(Refusal::new(Code::Violation, "no_hello"));
             }
             Err(ControlError::Lost) => {

@@ -2,8 +2,9 @@
 //!
 //! Each frame has a file, because each is one contract with older and newer peers: [`hello`], [`welcome`] and
 //! [`goodbye`] travel on the control stream as [`Control`]; [`header`] and [`refuse`] open a protocol stream; [`call`]
-//! bounds requests and responses; [`frame`] holds what all share, and [`extension`] lets frames grow. A reader takes
-//! [`LENGTH_BYTES`] bytes, asks [`frame::length`] how many follow, reads those, and only then decodes.
+//! bounds requests and responses; [`frame`] holds what all share, [`extension`] lets frames grow, and [`turns`] says which
+//! control frame may come when. A reader takes [`LENGTH_BYTES`] bytes, asks [`frame::length`] how many follow, reads those,
+//! and only then decodes.
 //!
 //! Decoding is canonical: bytes that are accepted are exactly the bytes that encoding the result gives. Nothing here
 //! decides what a frame means for a link, and nothing allocates for a length or count before it was checked.
@@ -15,6 +16,7 @@ pub mod goodbye;
 pub mod header;
 pub mod hello;
 pub mod refuse;
+pub mod turns;
 pub mod welcome;
 
 pub use call::{CALL_MAX_DEFAULT, call_length, call_prefix};
@@ -24,4 +26,5 @@ pub use goodbye::Goodbye;
 pub use header::{HEADER_MAX, StreamHeader, StreamMode};
 pub use hello::{DEAD_LINKS_MAX, DeadLink, Hello, MINOR};
 pub use refuse::Answer;
+pub use turns::{OutOfTurn, Turns};
 pub use welcome::Welcome;

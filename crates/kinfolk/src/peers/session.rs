@@ -23,7 +23,7 @@ use kinfolk_core::code::Code;
 use kinfolk_core::id::{Incarnation, LinkId};
 use kinfolk_core::peer_link::{DialFailure, Direction, LinkEnd};
 use kinfolk_core::wire::{
-    Control, DeadLink, Extensions, Goodbye, Hello, MINOR, StreamHeader, StreamMode, Welcome,
+    Control, DeadLink, Extensions, Goodbye, Hello, MINOR, StreamHeader, StreamMode, Turns, Welcome,
 };
 use ractor::{ActorProcessingErr, ActorRef};
 use thiserror::Error;
@@ -33,7 +33,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use crate::accept::Pass;
 use crate::context::{Context, Mailbox};
 use crate::local_only::local_only;
-use crate::peers::control::{self, ControlError, Turns};
+use crate::peers::control::{self, ControlError};
 use crate::peers::link::Link;
 use crate::peers::manager::PeerManagerMessage;
 use crate::protocol::serve;
@@ -304,7 +304,7 @@ impl Session {
                 state.close_if_done();
             }
             Err(ControlError::Malformed(error)) => state.blame(error.code()),
-            Ok(Control::Hello(_)) | Err(ControlError::OutOfTurn | ControlError::Ended) => {
+            Ok(Control::Hello(_)) | Err(ControlError::OutOfTurn(_) | ControlError::Ended) => {
                 state.blame(Code::Violation);
             }
             // The connection's own end says more.
@@ -409,7 +409,7 @@ impl SessionState {
         let mut turns = Turns::new(self.direction() == Direction::Outbound);
         self.tasks.push(self.task(async move {
             loop {
-                let frame = control::read(&mut recv).await.and_then(|frame| turns.take(frame));
+                let frame = control::read(&mut recv).await.and_then(|frame| Ok(turns.take(frame)?));
                 let over = frame.is_err();
                 if me.send_message(SessionMessage::Heard(frame)).is_err() || over {
                     return;

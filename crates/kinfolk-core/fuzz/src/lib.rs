@@ -1,0 +1,226 @@
+//! What has to hold for any bytes that a peer may send: one function per decoder, and one for the control stream as a session reads it.
+//!
+//! Each takes bytes and panics if they break a promise. `tests/fuzz.rs` runs them on the committed seeds and on mutants of those;
+//! `fuzz_targets/` runs them under libFuzzer. A decoder either refuses, and then blames the sender, or returns a value that
+//! encodes to exactly the bytes that came.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a target fails this way"
+)]
+
+use kinfolk_core::code::Code;
+use kinfolk_core::id::ProtocolName;
+use kinfolk_core::wire::{
+    Answer, CONTROL_MAX, Control, DEAD_LINKS_MAX, Extensions, FrameError, Goodbye, HEADER_MAX,
+    LENGTH_BYTES, StreamHeader, Turns, call_length, call_prefix, frame,
+};
+
+/// Any control frame: the bytes are a body, its kind included.
+pub fn control(bytes: &[u8]) {
+    decode(bytes);
+}
+
+/// The fields and extensions of a `Hello`.
+pub fn hello(bytes: &[u8]) {
+    if let Some(Control::Hello(hello)) = decode(&of_kind(0, bytes)) {
+        assert!(hello.dead.len() <= DEAD_LINKS_MAX);
+        rebuild(&hello.extensions);
+    }
+}
+
+/// The fields and extensions of a `Welcome`.
+pub fn welcome(bytes: &[u8]) {
+    if let Some(Control::Welcome(welcome)) = decode(&of_kind(1, bytes)) {
+        rebuild(&welcome.extensions);
+    }
+}
+
+/// The fields and extensions of a `Goodbye`.
+pub fn goodbye(bytes: &[u8]) {
+    if let Some(Control::Goodbye(goodbye)) = decode(&of_kind(2, bytes)) {
+        assert_ne!(goodbye.code.to_wire(), 0);
+        assert!(goodbye.within() <= Goodbye::WITHIN_MAX);
+        rebuild(&goodbye.extensions);
+    }
+}
+
+/// A list of extensions, as a `Done` holds them and nothing else.
+pub fn extensions(bytes: &[u8]) {
+    if let Some(Control::Done(extensions)) = decode(&of_kind(3, bytes)) {
+        assert_eq!(extensions.is_empty(), bytes.is_empty());
+        rebuild(&extensions);
+    }
+}
+
+/// The body of a stream header.
+pub fn header(bytes: &[u8]) {
+    match StreamHeader::decode(bytes) {
+        Ok(header) => {
+            assert!(is_name(header.protocol.as_str().as_bytes()));
+            assert_eq!(body(&header.encode().unwrap(), HEADER_MAX), bytes);
+            rebuild(&header.extensions);
+        }
+        Err(error) => blames_the_peer(&error),
+    }
+}
+
+/// The answer to a stream header, and the codes of QUIC.
+pub fn answer(bytes: &[u8]) {
+    for byte in bytes {
+        let answer = Answer::from_byte(*byte);
+        assert_eq!(answer.to_byte(), *byte);
+        assert_eq!(answer == Answer::Ack, *byte == 0);
+    }
+    if let Some(number) = bytes.first_chunk() {
+        let number = u64::from_be_bytes(*number);
+        let code = Code::from_wire(number);
+        assert_ne!(code.to_wire(), 0);
+        assert!(u64::from(code.to_wire()) == number || code == Code::Unspecified);
+    }
+}
+
+/// The lengths of frames and of calls: a prefix, and the limit of whoever reads it.
+pub fn lengths(bytes: &[u8]) {
+    let Some((prefix, rest)) = bytes.split_first_chunk::<LENGTH_BYTES>() else { return };
+    let max = rest.first_chunk().map_or(u32::MAX, |max| u32::from_be_bytes(*max));
+    let claimed = usize::try_from(u32::from_be_bytes(*prefix)).unwrap();
+    match call_length(*prefix, max) {
+        Ok(len) => {
+            assert!(len == claimed && len <= usize::try_from(max).unwrap());
+            assert_eq!(call_prefix(len, max), Ok(*prefix));
+        }
+        Err(error) => {
+            assert_eq!(error.code(), Code::TooLarge);
+            assert_eq!(call_prefix(claimed, max), Err(error));
+        }
+    }
+    for max in [CONTROL_MAX, HEADER_MAX] {
+        match frame::length(*prefix, max) {
+            Ok(len) => assert!(len == claimed && (1..=max).contains(&len)),
+            Err(error) => {
+                assert!(claimed == 0 || claimed > max);
+                blames_the_peer(&error);
+            }
+        }
+    }
+}
+
+/// The name of a protocol, as text and as postcard holds it.
+pub fn protocol_name(bytes: &[u8]) {
+    if let Ok(text) = str::from_utf8(bytes) {
+        let name = ProtocolName::new(text);
+        assert_eq!(name.is_ok(), is_name(bytes));
+        if let Ok(name) = name {
+            assert_eq!(name.as_str(), text);
+            let written = postcard::to_extend(&name, Vec::new()).unwrap();
+            assert_eq!(postcard::from_bytes(&written), Ok(name));
+        }
+    }
+    if let Ok(name) = postcard::from_bytes::<ProtocolName>(bytes) {
+        assert!(is_name(name.as_str().as_bytes()));
+    }
+}
+
+/// A control stream, byte by byte, as Accept and a session read it. The first byte says who dialled.
+pub fn control_stream(bytes: &[u8]) {
+    let Some((side, bytes)) = bytes.split_first() else { return };
+    let dialled_here = side % 2 == 0;
+    let mut stream = ControlStream::new(dialled_here);
+    let mut taken = Vec::new();
+    for byte in bytes {
+        match stream.push(*byte) {
+            Ok(None) => {}
+            Ok(Some(frame)) => taken.push(frame),
+            Err(()) => break,
+        }
+        assert!(stream.buffer.len() <= LENGTH_BYTES + CONTROL_MAX);
+    }
+    // All that a peer may say, whatever it sends.
+    let orders: &[&[u8]] = if dialled_here { &[&[1, 2, 3], &[2, 3]] } else { &[&[0, 2, 3]] };
+    let frames: Vec<Vec<u8>> = taken.iter().map(|frame| frame.encode().unwrap()).collect();
+    let kinds: Vec<u8> = frames.iter().map(|frame| frame[LENGTH_BYTES]).collect();
+    assert!(orders.iter().any(|order| order.starts_with(&kinds)), "{kinds:?}");
+    assert!(bytes.starts_with(&frames.concat()));
+}
+
+/// What `peers::control::read` and its callers do, without waiting: the length, the body, whether it is its turn.
+struct ControlStream {
+    /// The frame that is being read, prefix included.
+    buffer: Vec<u8>,
+    hello_awaited: bool,
+    turns: Turns,
+}
+
+impl ControlStream {
+    fn new(dialled_here: bool) -> Self {
+        let turns = Turns::new(dialled_here);
+        Self { buffer: Vec::new(), hello_awaited: !dialled_here, turns }
+    }
+
+    /// The next byte; the frame that it completes; or that the peer is to be blamed.
+    fn push(&mut self, byte: u8) -> Result<Option<Control>, ()> {
+        self.buffer.push(byte);
+        let Some((prefix, body)) = self.buffer.split_first_chunk::<LENGTH_BYTES>() else {
+            return Ok(None);
+        };
+        let len = frame::length(*prefix, CONTROL_MAX).map_err(|error| blames_the_peer(&error))?;
+        if body.len() < len {
+            return Ok(None);
+        }
+        let frame = decode(body).ok_or(())?;
+        self.buffer.clear();
+        if std::mem::take(&mut self.hello_awaited) {
+            return if matches!(frame, Control::Hello(_)) { Ok(Some(frame)) } else { Err(()) };
+        }
+        self.turns.take(frame).map(Some).map_err(|_| ())
+    }
+}
+
+fn of_kind(kind: u8, fields: &[u8]) -> Vec<u8> {
+    [&[kind], fields].concat()
+}
+
+/// The control frame with this body, if it is one.
+fn decode(bytes: &[u8]) -> Option<Control> {
+    match Control::decode(bytes) {
+        Ok(control) => {
+            assert_eq!(body(&control.encode().unwrap(), CONTROL_MAX), bytes);
+            Some(control)
+        }
+        Err(error) => {
+            blames_the_peer(&error);
+            None
+        }
+    }
+}
+
+/// The body of a frame of ours, after a check that a reader would take its prefix.
+fn body(frame: &[u8], max: usize) -> &[u8] {
+    let (prefix, body) = frame.split_first_chunk::<LENGTH_BYTES>().unwrap();
+    assert_eq!(frame::length(*prefix, max), Ok(body.len()));
+    body
+}
+
+/// Extensions that were read are those that a sender could have made.
+fn rebuild(extensions: &Extensions) {
+    let with = |sum: Extensions, (kind, bytes): (u32, &[u8])| {
+        assert_eq!(extensions.get(kind), Some(bytes));
+        sum.with(kind, bytes).unwrap()
+    };
+    // Each `with` walks the list, so long lists of empty extensions would only slow the search down.
+    if extensions.iter().count() <= 64 {
+        assert_eq!(extensions.iter().fold(Extensions::none(), with), *extensions);
+    }
+}
+
+fn blames_the_peer(error: &FrameError) {
+    assert!(matches!(error.code(), Code::Malformed | Code::TooLarge), "{error}");
+}
+
+fn is_name(bytes: &[u8]) -> bool {
+    (1..=ProtocolName::MAX_LEN).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+}
