@@ -25,7 +25,7 @@ use crate::peer_link::{Input, Output, PeerEvent, PeerLink, PeerState, Rules, Usa
 pub const REPLACED_MAX: usize = 32;
 
 /// What spans peers; see [`Limits`] for units and reasons.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Caps {
     /// Sessions in total, but for [`REPLACED_MAX`].
     pub sessions: usize,
@@ -80,7 +80,7 @@ pub struct Totals {
     pub banned: usize,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Entry {
     link: PeerLink,
     timer: Option<Instant>,
@@ -90,7 +90,7 @@ struct Entry {
 }
 
 /// The machine of all peers; see the module page.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PeerTable {
     me: EndpointId,
     incarnation: Incarnation,

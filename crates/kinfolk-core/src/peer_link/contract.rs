@@ -342,7 +342,7 @@ pub enum PeerEvent {
 }
 
 /// How many sessions and dials a peer accounts for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Usage {
     /// Links that the peer opened.
     pub inbound: usize,

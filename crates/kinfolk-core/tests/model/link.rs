@@ -1,4 +1,4 @@
-//! One link between the two nodes: what the session at either end knows, and what is on its way to it.
+//! One link between two nodes: what the session at either end knows, and what is on its way to it.
 //!
 //! A link is reliable and ordered per direction, up to its end. A close may overtake what was sent before it, as QUIC discards
 //! undelivered data; an end that vanishes without a close is noticed by the other one later.
@@ -10,44 +10,7 @@ use kinfolk_core::code::Code;
 use kinfolk_core::intent::IntentId;
 use kinfolk_core::peer_link::{Linger, LinkEnd};
 
-/// One of the two nodes. A has the smaller id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Side {
-    A,
-    B,
-}
-
-impl Side {
-    pub const BOTH: [Self; 2] = [Self::A, Self::B];
-
-    pub fn other(self) -> Self {
-        match self {
-            Self::A => Self::B,
-            Self::B => Self::A,
-        }
-    }
-
-    pub fn index(self) -> usize {
-        match self {
-            Self::A => 0,
-            Self::B => 1,
-        }
-    }
-}
-
-/// A link id, short. `life` counts the dialler's incarnations.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name {
-    pub dialler: Side,
-    pub life: u64,
-    pub n: u64,
-}
-
-impl std::fmt::Debug for Name {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}{}#{}", self.dialler, self.life, self.n)
-    }
-}
+use super::name::{Name, Side};
 
 /// What travels on a link.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -177,6 +140,11 @@ impl End {
         !self.streams.is_empty() || self.holding || self.held
     }
 
+    /// Welcomed and not draining, and the manager has heard everything of it.
+    pub fn is_live(&self) -> bool {
+        self.state == State::Welcomed && !self.leases_closed && self.told.is_empty()
+    }
+
     /// Whether a close is on its way to this end.
     pub fn close_is_coming(&self) -> bool {
         matches!(self.arriving.back(), Some(Frame::Close(_)))
@@ -189,35 +157,47 @@ impl End {
     }
 }
 
-/// A link with both of its ends.
+/// A link with both of its ends, the dialler's first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Link {
-    pub ends: [End; 2],
+    name: Name,
+    ends: [End; 2],
 }
 
 impl Link {
-    pub fn dialled(name: Name, now: [Instant; 2]) -> Self {
-        let end = |side: Side| {
-            let ours = side == name.dialler;
-            let state = if ours { State::Dialling { mute: false } } else { State::Unknown };
-            let mut end = End::new(now[side.index()], state);
-            end.session = ours;
-            end
-        };
-        Self { ends: [end(Side::A), end(Side::B)] }
+    /// `now` at the dialler and at the other side; a mute dial is one that nobody will ever answer.
+    pub fn dialled(name: Name, now: [Instant; 2], mute: bool) -> Self {
+        let mut dialled = End::new(now[0], State::Dialling { mute });
+        dialled.session = true;
+        Self { name, ends: [dialled, End::new(now[1], State::Unknown)] }
     }
 
     pub fn end(&self, side: Side) -> &End {
-        &self.ends[side.index()]
+        &self.ends[usize::from(side != self.name.dialler)]
     }
 
     pub fn end_mut(&mut self, side: Side) -> &mut End {
-        &mut self.ends[side.index()]
+        &mut self.ends[usize::from(side != self.name.dialler)]
     }
 
-    /// Sends to `side`; an end that is gone hears nothing.
-    pub fn send_to(&mut self, side: Side, frame: Frame) {
-        let end = self.end_mut(side);
+    pub fn far_end(&self, side: Side) -> &End {
+        self.end(self.name.far(side))
+    }
+
+    /// The side has a part in the link, and a session for it.
+    pub fn has_session(&self, side: Side) -> bool {
+        self.name.ends().contains(&side) && self.end(side).session
+    }
+
+    /// The manager has not heard everything of it.
+    pub fn has_news(&self, side: Side) -> bool {
+        let end = self.end(side);
+        end.session && (!end.told.is_empty() || end.ended.is_some())
+    }
+
+    /// Sends from `side` to the other one; an end that is gone hears nothing.
+    pub fn send_from(&mut self, side: Side, frame: Frame) {
+        let end = self.end_mut(self.name.far(side));
         match end.state {
             State::Unknown | State::Gone => {}
             // Nobody hears of a connection that is closed before its first frame.

@@ -6,15 +6,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kinfolk_core::peer_link::{DialFailure, Rules};
+use kinfolk_core::peer_link::DialFailure;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::link::{Side, State};
-use super::node::rules;
-use super::world::{Pair, Step, Variant};
+use super::link::State;
+use super::name::{Name, Side};
+use super::node::limits;
+use super::step::{Step, Variant};
+use super::world::{Setup, World};
 
 /// Steps until a calm world must be quiet: far more than any was ever seen to need.
 const PATIENCE: usize = 4000;
@@ -54,7 +57,7 @@ pub fn run(seed: u64, variant: Variant, start: Instant) -> Result<Tally, Broken>
 
 struct Run {
     rng: ChaCha8Rng,
-    pair: Pair,
+    world: World,
     weather: Weather,
     steps: Vec<Step>,
     tally: Tally,
@@ -79,9 +82,18 @@ impl Run {
             length: pick(&[10, 40, 120, 300]),
         };
         let age = [None, None, Some(Duration::from_secs(45))][pick(&[0, 1, 2]) as usize];
-        let rules = Rules { session_age: age, ..rules() };
-        let pair = Pair::new(rules, variant, false, start);
-        Self { rng, pair, weather, steps: Vec::new(), tally: Tally::default() }
+        let mut limits = limits();
+        limits.session_age = age;
+        limits.dials = pick(&[1, 8]) as usize;
+        let nodes = pick(&[2, 2, 3]) as usize;
+        if nodes == 2 {
+            // Of three, one could then be kept out for ever.
+            limits.sessions_inbound = pick(&[1, 2, 8, 8]) as usize;
+        }
+        let (eager, unreachable) = (false, Vec::new());
+        let setup = Setup { nodes, limits, variant, eager, unreachable, start };
+        let world = World::new(Arc::new(setup));
+        Self { rng, world, weather, steps: Vec::new(), tally: Tally::default() }
     }
 
     fn play(&mut self) -> Result<(), String> {
@@ -101,19 +113,25 @@ impl Run {
         (!choices.is_empty()).then(|| choices[self.below(choices.len())].clone())
     }
 
-    fn side(&mut self) -> Side {
-        Side::BOTH[self.below(2)]
+    /// A node, and a peer of it.
+    fn pair(&mut self) -> (Side, Side) {
+        let pairs: Vec<_> = self.world.pairs().collect();
+        pairs[self.below(pairs.len())]
     }
 
     fn take(&mut self, step: Step) -> Result<(), String> {
         self.tally.steps += 1;
         self.tally.crashes += usize::from(matches!(step, Step::Crash(_)));
-        self.pair.apply(&step);
+        self.world.apply(&step);
         self.steps.push(step);
-        for word in self.pair.wanted() {
+        for word in self.world.wanted() {
             *self.tally.wanted.entry(word).or_default() += 1;
         }
-        self.pair.broken().map_or(Ok(()), |broken| Err(broken.to_owned()))
+        self.kept()
+    }
+
+    fn kept(&self) -> Result<(), String> {
+        self.world.breach().map_or(Ok(()), |breach| Err(format!("{breach:?}")))
     }
 
     fn stir(&mut self) -> Result<(), String> {
@@ -126,7 +144,7 @@ impl Run {
         } else if choice < wishes + faults + timers {
             self.timer()
         } else {
-            let steps = self.pair.steps();
+            let steps = self.world.steps();
             match self.one_of(&steps) {
                 Some(step) => Some(step),
                 None => self.timer(),
@@ -136,26 +154,27 @@ impl Run {
     }
 
     fn timer(&mut self) -> Option<Step> {
-        self.pair.timers().into_iter().next().map(|(_, step)| step)
+        self.world.timers().into_iter().next().map(|(_, step)| step)
     }
 
     fn wish(&mut self) -> Option<Step> {
-        let side = self.side();
-        let node = self.pair.node(side);
-        let known: Vec<_> = node.holds.iter().chain(&node.waiting).copied().collect();
+        let (side, peer) = self.pair();
+        let node = self.world.node(side);
+        let known = node.peers.iter().flat_map(|peer| peer.holds.iter().chain(&peer.waiting));
+        let known: Vec<_> = known.copied().collect();
         Some(match self.below(40) {
-            0..12 => Step::Hold(side),
-            12..22 => Step::Open(side, None),
-            22..25 => Step::Open(side, Some(Duration::from_secs(3))),
+            0..12 => Step::Hold(side, peer),
+            12..22 => Step::Open(side, peer, None),
+            22..25 => Step::Open(side, peer, Some(Duration::from_secs(3))),
             25..32 => Step::Cancel(side, self.one_of(&known)?),
-            32..36 => Step::Disconnect(side),
-            36 => Step::Ban(side, Duration::from_secs(20)),
-            37 => Step::Unban(side),
-            38 => Step::AddressNews(side),
+            32..36 => Step::Disconnect(side, peer),
+            36 => Step::Ban(side, peer, Duration::from_secs(20)),
+            37 => Step::Unban(side, peer),
+            38 => Step::AddressNews(side, peer),
             // Rarely, as nothing much happens afterwards.
             _ => match self.below(4) {
                 0 => Step::Shutdown(side),
-                _ => Step::AddressNews(side),
+                _ => Step::AddressNews(side, peer),
             },
         })
     }
@@ -163,11 +182,11 @@ impl Run {
     fn fault(&mut self) -> Option<Step> {
         let kind = self.below(20);
         if kind == 0 {
-            return Some(Step::Crash(self.side()));
+            return Some(Step::Crash(self.pair().0));
         }
         let mut faults = Vec::new();
-        for (name, link) in &self.pair.links {
-            for side in Side::BOTH {
+        for (name, link) in &self.world.links {
+            for side in name.ends() {
                 let end = link.end(side);
                 match (&end.state, kind) {
                     (State::Dialling { .. }, 1..6) => {
@@ -181,10 +200,9 @@ impl Run {
                     ) => faults.push(Step::Lose(*name, side)),
                     (State::Welcomed, 12) => faults.push(Step::Panic(*name, side)),
                     (State::Arrived { .. }, 13..15) => {
-                        faults.push(Step::ConsiderFull(*name, side));
                         faults.push(Step::NotAdmitted(*name, side));
                     }
-                    (_, 15..20) if link.end(side.other()).is_gone() && !end.arriving.is_empty() => {
+                    (_, 15..20) if link.far_end(side).is_gone() && !end.arriving.is_empty() => {
                         faults.push(Step::LoseFrames(*name, side));
                     }
                     _ => {}
@@ -196,17 +214,17 @@ impl Run {
 
     /// No more faults and wishes; the app forgives whom it banned.
     fn calm_down(&mut self) -> Result<(), String> {
-        for side in Side::BOTH {
-            self.take(Step::Unban(side))?;
+        for (side, peer) in self.world.pairs() {
+            self.take(Step::Unban(side, peer))?;
         }
-        if self.pair.nodes.iter().any(|node| node.shut) {
+        if self.world.nodes.iter().any(|node| node.shut) {
             return Ok(());
         }
         for _ in 0..PATIENCE {
-            let steps = self.pair.steps();
-            if self.pair.is_quiet() {
-                self.pair.judge_quiet();
-                return self.pair.broken().map_or(Ok(()), |broken| Err(broken.to_owned()));
+            let steps = self.world.steps();
+            if self.world.is_quiet() {
+                self.world.judge_quiet();
+                return self.kept();
             }
             let step = match self.one_of(&steps) {
                 Some(step) => step,
@@ -219,31 +237,38 @@ impl Run {
 
     /// Time passes and nobody wishes anything: a link that the app holds stays the same.
     fn stay(&mut self) -> Result<(), String> {
-        let held = self.pair.nodes.iter().any(|node| !node.holds.is_empty());
-        let ages = self.pair.node(Side::A).rules.session_age.is_some();
-        if !held || ages || self.pair.nodes.iter().any(|node| node.shut) {
+        let ages = self.world.setup.limits.session_age.is_some();
+        if ages || self.world.nodes.iter().any(|node| node.shut) {
             return Ok(());
         }
-        let before = self.pair.node(Side::A).live();
+        let before = self.held_links();
         for _ in 0..20 {
-            let steps = self.pair.steps();
+            let steps = self.world.steps();
             let Some(step) = self.one_of(&steps).or_else(|| self.timer()) else { break };
             self.take(step)?;
         }
-        let after = self.pair.node(Side::A).live();
+        let after = self.held_links();
         if before == after { Ok(()) } else { Err(format!("{before:?} became {after:?}, unasked")) }
+    }
+
+    fn held_links(&self) -> Vec<Option<Name>> {
+        let held = |side: Side, peer| !self.world.node(side).peer(peer).holds.is_empty();
+        let pairs = self.world.pairs().filter(|(side, peer)| held(*side, *peer));
+        pairs.map(|(side, peer)| self.world.node(side).live(peer)).collect()
     }
 
     /// The app lets go, or the nodes shut down: everything ends and is accounted for.
     fn end(&mut self) -> Result<(), String> {
-        let shut = self.pair.nodes.iter().any(|node| node.shut) || self.below(2) == 0;
-        let mut sides = Side::BOTH;
-        sides.rotate_left(self.below(2));
+        let shut = self.world.nodes.iter().any(|node| node.shut) || self.below(2) == 0;
+        let mut sides: Vec<Side> = self.world.sides().collect();
+        let first = self.below(sides.len());
+        sides.rotate_left(first);
         for side in sides {
             if shut {
                 self.take(Step::Shutdown(side))?;
             } else {
-                let holds: Vec<_> = self.pair.node(side).holds.iter().copied().collect();
+                let peers = &self.world.node(side).peers;
+                let holds: Vec<_> = peers.iter().flat_map(|peer| &peer.holds).copied().collect();
                 for id in holds {
                     self.take(Step::Cancel(side, id))?;
                 }
@@ -261,22 +286,24 @@ impl Run {
     }
 
     fn stir_nothing_new(&mut self) -> Result<bool, String> {
-        let steps = self.pair.steps();
+        let steps = self.world.steps();
         let Some(step) = self.one_of(&steps).or_else(|| self.timer()) else { return Ok(false) };
         self.take(step)?;
         Ok(true)
     }
 
     fn judge_end(&mut self) -> Result<(), String> {
-        if !self.pair.links.is_empty() {
-            return Err(format!("links are left: {:?}", self.pair.links.keys()));
+        if !self.world.links.is_empty() {
+            return Err(format!("links are left: {:?}", self.world.links.keys()));
         }
-        for node in &self.pair.nodes {
+        for node in &self.world.nodes {
             let side = node.side;
-            if node.machine.is_some() {
-                return Err(format!("{side:?} is not forgotten: {:?}", self.pair.state(side)));
+            let remembered = node.table.totals(node.now).peers;
+            if remembered > 0 {
+                let states = Side::ALL.map(|peer| node.state(peer));
+                return Err(format!("{side:?} has not forgotten: {states:?}"));
             }
-            if node.is_wanting() || node.asks > 0 || node.opened != node.served + node.failed {
+            if !node.is_content() {
                 let (opened, served, failed) = (node.opened, node.served, node.failed);
                 return Err(format!("{side:?}: {opened} opened, {served} served, {failed} failed"));
             }

@@ -1,0 +1,16 @@
+//! Each transition of a peer's machine, in the order of the tables on `peer_link`'s page.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::panic,
+    reason = "a test may fail this way"
+)]
+
+mod arbitration;
+mod intents;
+mod live;
+mod memory;
+mod orders;
+mod scene;
