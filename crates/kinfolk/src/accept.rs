@@ -22,6 +22,9 @@ use tracing::debug;
 
 use crate::admission::Admit;
 use crate::context::{Context, ManagerAway};
+#[cfg(feature = "fault-injection")]
+use crate::fault::Point;
+use crate::fault::here;
 use crate::local_only::local_only;
 use crate::metrics::Family;
 use crate::peers::control::{self, ControlError};
@@ -53,6 +56,7 @@ local_only!(AcceptMessage);
 
 /// It owns the loop.
 pub(crate) struct AcceptState {
+    context: Arc<Context>,
     _loop: OwnedTask,
 }
 
@@ -63,36 +67,34 @@ impl Accept {
         myself: ActorRef<AcceptMessage>,
         arguments: AcceptArguments,
     ) -> Result<AcceptState, ActorProcessingErr> {
+        here!(arguments.context, Point::AcceptPreStart).pass().await?;
+        let context = Arc::clone(&arguments.context);
+        let task = here!(context, Point::AcceptTask);
         let (me, accepting) = (myself.clone(), accept(arguments.context, arguments.endpoint));
         let accepting = async move {
             accepting.await;
             let _ = me.send_message(AcceptMessage::EndpointClosed);
         };
-        Ok(AcceptState { _loop: OwnedTask::spawn(&myself, accepting, AcceptMessage::LoopPanicked) })
+        let accepting = OwnedTask::spawn(&myself, task, accepting, AcceptMessage::LoopPanicked);
+        Ok(AcceptState { context, _loop: accepting })
     }
 
-    #[ractor::message(AcceptMessage::EndpointClosed)]
-    fn endpoint_closed(&self, myself: ActorRef<AcceptMessage>, _state: &mut AcceptState) {
-        myself.stop(Some("the endpoint was closed".to_owned()));
-    }
-
-    #[ractor::message(AcceptMessage::LoopPanicked(text))]
-    fn loop_panicked(
+    async fn handle(
         &self,
-        text: String,
-        _state: &mut AcceptState,
+        myself: ActorRef<AcceptMessage>,
+        message: AcceptMessage,
+        state: &mut AcceptState,
     ) -> Result<(), ActorProcessingErr> {
-        Err(text.into())
-    }
-
-    #[cfg(feature = "fault-injection")]
-    #[ractor::message(AcceptMessage::Crash(crash))]
-    async fn crash(
-        &self,
-        crash: crate::fault::Crash,
-        _state: &mut AcceptState,
-    ) -> Result<(), ActorProcessingErr> {
-        crash.strike().await
+        here!(state.context, message.point()).pass().await?;
+        match message {
+            AcceptMessage::EndpointClosed => {
+                myself.stop(Some("the endpoint was closed".to_owned()));
+                Ok(())
+            }
+            AcceptMessage::LoopPanicked(text) => Err(text.into()),
+            #[cfg(feature = "fault-injection")]
+            AcceptMessage::Crash(crash) => Ok(crash.strike().await?),
+        }
     }
 }
 
@@ -112,6 +114,9 @@ async fn accept(context: Arc<Context>, endpoint: Endpoint) {
     let pending = context.limits.gate.pending.min(Semaphore::MAX_PERMITS);
     let mailbox = Arc::new(Semaphore::new(pending));
     let mut handshakes = JoinSet::new();
+    if here!(context, Point::AcceptLoop).pass().await.is_err() {
+        return;
+    }
     loop {
         context.counters.handshakes.store(handshakes.len(), Ordering::Relaxed);
         tokio::select! {
@@ -212,6 +217,8 @@ impl Handshake {
     }
 
     async fn greet(self, incoming: Incoming, stray: &mut Stray) -> Result<(), Refusal> {
+        let here = here!(self.context, Point::AcceptHandshake);
+        here.pass().await.map_err(|_| Refusal::new(Code::Internal, "injected"))?;
         let accepting = incoming.accept().map_err(|error| Refusal::handshake(&error))?;
         let connection = accepting.await.map_err(|error| match error {
             ConnectingError::ConnectionError { source, .. } => Refusal::handshake(&source),

@@ -56,6 +56,8 @@ pub(crate) struct Context {
     intents: AtomicU64,
     /// What the node runs on; a caller may run on something else.
     runtime: Handle,
+    #[cfg(feature = "fault-injection")]
+    pub(crate) faults: crate::fault::Faults,
 }
 
 /// The PeerManager that is up, and how many messages wait for it.
@@ -118,6 +120,8 @@ impl Context {
             arrivals: AtomicU64::new(1),
             intents: AtomicU64::new(1),
             runtime: Handle::current(),
+            #[cfg(feature = "fault-injection")]
+            faults: crate::fault::Faults::default(),
             limits,
         }
     }

@@ -43,6 +43,8 @@ mod admission;
 mod context;
 pub mod error;
 mod events;
+#[cfg(not(feature = "fault-injection"))]
+mod fault;
 #[cfg(feature = "fault-injection")]
 pub mod fault;
 mod local_only;

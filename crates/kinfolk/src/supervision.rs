@@ -3,6 +3,7 @@
 //! The parents decide what an end means for their children; this module only tells them what happened, and counts.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -15,6 +16,8 @@ use ractor::{ActorId, ActorRef, SupervisionEvent};
 use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+
+use crate::fault::Here;
 
 /// Restarts within [`RESTART_PERIOD`] that a parent tolerates; Erlang/OTP's defaults are 1 in 5 s, which a burst of one cause exceeds.
 pub(crate) const RESTARTS_MAX: usize = 5;
@@ -48,34 +51,50 @@ pub(crate) fn child_end(event: SupervisionEvent) -> Option<(ActorId, ChildEnd)> 
     }
 }
 
-/// Counts one child's failures and spaces its restarts.
+/// Counts the failures of a parent's children and spaces their restarts.
 #[derive(Debug)]
 pub(crate) struct Restarts {
     intensity: Intensity,
+    /// What failed within the period and why, oldest first: the first cause is the one worth knowing.
+    causes: VecDeque<(Instant, String)>,
 }
 
 /// A child failed more often than its parent tolerates.
 #[derive(Debug, Error)]
-#[error("{child} failed more than {RESTARTS_MAX} times within {RESTART_PERIOD:?}: {cause}")]
+#[error(
+    "more than {RESTARTS_MAX} failures within {RESTART_PERIOD:?}; the first: {first}; the last: {last}"
+)]
 pub(crate) struct TooManyRestarts {
-    pub(crate) child: &'static str,
-    pub(crate) cause: String,
+    first: String,
+    last: String,
 }
 
 impl Restarts {
     pub(crate) fn new() -> Self {
-        Self { intensity: Intensity::new(RESTARTS_MAX, RESTART_PERIOD) }
+        Self { intensity: Intensity::new(RESTARTS_MAX, RESTART_PERIOD), causes: VecDeque::new() }
     }
 
-    /// Counts a failure: after which delay to restart, or `None` if it is one too many.
-    pub(crate) fn fail(&mut self, now: Instant) -> Option<Duration> {
+    /// Counts a failure: after which delay to restart, or what to fail with if it is one too many.
+    pub(crate) fn fail(
+        &mut self,
+        now: Instant,
+        child: &'static str,
+        cause: &str,
+    ) -> Result<Duration, TooManyRestarts> {
+        self.causes.retain(|(at, _)| now.saturating_duration_since(*at) < RESTART_PERIOD);
+        let last = format!("{child}: {cause}");
         match self.intensity.fail(now) {
-            Verdict::Tolerated(1) => Some(Duration::ZERO),
             Verdict::Tolerated(n) => {
+                self.causes.push_back((now, last));
                 let doublings = u32::try_from(n.saturating_sub(2)).unwrap_or(0);
-                Some(RESTART_DELAY.saturating_mul(2_u32.saturating_pow(doublings)))
+                let delay = RESTART_DELAY.saturating_mul(2_u32.saturating_pow(doublings));
+                Ok(if n == 1 { Duration::ZERO } else { delay })
             }
-            Verdict::Exceeded => None,
+            Verdict::Exceeded => {
+                let first =
+                    self.causes.pop_front().map_or_else(|| last.clone(), |(_, cause)| cause);
+                Err(TooManyRestarts { first, last })
+            }
         }
     }
 }
@@ -88,11 +107,20 @@ impl OwnedTask {
     /// Starts a task of this actor. Should it panic, the actor is sent the text: a task fails as its owner does, never in silence.
     pub(crate) fn spawn<M: ractor::Message>(
         owner: &ActorRef<M>,
+        here: Here,
         future: impl Future<Output = ()> + Send + 'static,
         panicked: fn(String) -> M,
     ) -> Self {
         let owner = owner.clone();
         Self(tokio::spawn(async move {
+            #[cfg(feature = "fault-injection")]
+            let future = async move {
+                if here.pass().await.is_ok() {
+                    future.await;
+                }
+            };
+            #[cfg(not(feature = "fault-injection"))]
+            drop(here);
             if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
                 // An owner that is gone has no more use for it.
                 let _ = owner.send_message(panicked(panic_text(panic.as_ref())));
@@ -164,9 +192,24 @@ mod tests {
     fn the_first_restart_is_immediate_and_the_sixth_failure_is_one_too_many() {
         let now = Instant::now();
         let mut restarts = Restarts::new();
-        assert_eq!(restarts.fail(now), Some(Duration::ZERO));
-        let delays: Vec<_> = (0..4).map(|_| restarts.fail(now)).collect();
+        let mut fail = |cause| restarts.fail(now, "child", cause);
+        assert_eq!(fail("first").ok(), Some(Duration::ZERO));
+        let delays: Vec<_> = (0..4).map(|_| fail("later").ok()).collect();
         assert_eq!(delays, [20, 40, 80, 160].map(|ms| Some(Duration::from_millis(ms))));
-        assert_eq!(restarts.fail(now), None);
+        let error = fail("last").expect_err("one too many").to_string();
+        assert!(error.contains("the first: child: first; the last: child: last"), "{error}");
+    }
+
+    #[test]
+    fn the_first_cause_is_the_oldest_within_the_period() {
+        let start = Instant::now();
+        let mut restarts = Restarts::new();
+        restarts.fail(start, "child", "forgotten").expect("tolerated");
+        let now = start + RESTART_PERIOD;
+        for cause in ["first", "b", "c", "d", "e"] {
+            restarts.fail(now, "child", cause).expect("tolerated");
+        }
+        let error = restarts.fail(now, "child", "last").expect_err("one too many").to_string();
+        assert!(error.contains("the first: child: first; the last: child: last"), "{error}");
     }
 }

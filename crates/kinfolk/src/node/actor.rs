@@ -33,6 +33,9 @@ use crate::accept::{Accept, AcceptArguments};
 use crate::context::Context;
 use crate::error::{OpenError, ServeError};
 use crate::events::NodeEvent;
+#[cfg(feature = "fault-injection")]
+use crate::fault::Point;
+use crate::fault::here;
 use crate::local_only::local_only;
 use crate::metrics::{Family, Metrics};
 use crate::monitor::PeerStatus;
@@ -42,12 +45,13 @@ use crate::peers::manager::{PeerManager, PeerManagerArguments, PeerManagerMessag
 use crate::protocol::open::{self, Options, Peer};
 use crate::protocol::service::Service;
 use crate::protocol::stream::{RecvStream, SendStream};
-use crate::supervision::{
-    ChildEnd, OwnedTask, Restarts, TooManyRestarts, child_end, lock, panic_text,
-};
+use crate::supervision::{ChildEnd, OwnedTask, Restarts, child_end, lock, panic_text};
 
 /// Largest request or answer that may travel in a message; larger ones belong on a stream or in [`Node::call`](crate::Node::call).
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// How long a part may take to start: local work that awaits nobody.
+const PART_START: Duration = Duration::from_secs(2);
 
 /// How long a part may take to stop once its work is done: local work.
 const PART_STOP: Duration = Duration::from_secs(2);
@@ -112,10 +116,11 @@ local_only!(NodeMessage);
 
 /// What the node tells itself.
 #[derive(Debug)]
-pub struct Internal(Note);
+pub struct Internal(pub(crate) Note);
 
+/// See [`Internal`].
 #[derive(Debug)]
-enum Note {
+pub(crate) enum Note {
     /// The delay before a restart is over.
     Start(Part),
     /// A task of the node's own panicked.
@@ -133,7 +138,7 @@ impl Internal {
 
 /// The parts of a node, in the order of their start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+pub(crate) enum Part {
     PeerManager,
     Accept,
 }
@@ -164,6 +169,8 @@ pub(crate) struct RootState {
     alpn: Vec<u8>,
     parts: Vec<(Part, ActorCell)>,
     restarts: Restarts,
+    /// The waits before a restart.
+    restarting: Vec<(Part, OwnedTask)>,
     /// Opens and calls that were asked for by message.
     requests: JoinSet<()>,
     places: Arc<Semaphore>,
@@ -203,19 +210,20 @@ impl Root {
         arguments: RootArguments,
     ) -> Result<RootState, ActorProcessingErr> {
         let RootArguments { context, endpoint, alpn } = arguments;
+        here!(context, Point::NodePreStart).pass().await?;
         if cfg!(panic = "abort") {
             warn!("built with panic=abort: a panic ends the process instead of one actor");
         }
         let following = follow_address(endpoint.clone(), Arc::clone(&context));
-        let address = OwnedTask::spawn(&myself, following, |text| {
-            NodeMessage::Internal(Internal(Note::TaskPanicked(text)))
-        });
+        let task = here!(context, Point::NodeFollowsAddress);
+        let address = OwnedTask::spawn(&myself, task, following, task_panicked);
         let mut state = RootState {
             myself,
             places: Arc::new(Semaphore::new(context.limits.messages)),
             alpn,
             parts: Vec::new(),
             restarts: Restarts::new(),
+            restarting: Vec::new(),
             requests: JoinSet::new(),
             _address: address,
             endpoint: OwnedEndpoint { endpoint, context: Arc::clone(&context) },
@@ -235,7 +243,11 @@ impl Root {
         state: &mut RootState,
     ) -> Result<(), ActorProcessingErr> {
         let context = Arc::clone(&state.context);
-        publish_failure(&context, state.receive(message)).await
+        let handled = async {
+            here!(context, message.point()).pass().await?;
+            state.receive(message).await
+        };
+        publish_failure(&context, handled).await
     }
 
     async fn handle_supervisor_evt(
@@ -245,7 +257,11 @@ impl Root {
         state: &mut RootState,
     ) -> Result<(), ActorProcessingErr> {
         let context = Arc::clone(&state.context);
-        publish_failure(&context, state.supervise(event)).await
+        let supervised = async {
+            here!(context, Point::NodeSupervise).pass().await?;
+            state.supervise(event).await
+        };
+        publish_failure(&context, supervised).await
     }
 
     async fn post_stop(
@@ -253,8 +269,13 @@ impl Root {
         _myself: ActorRef<NodeMessage>,
         state: &mut RootState,
     ) -> Result<(), ActorProcessingErr> {
-        state.shut_down().await;
-        Ok(())
+        let context = Arc::clone(&state.context);
+        let stopping = async {
+            here!(context, Point::NodePostStop).pass().await?;
+            state.shut_down().await;
+            Ok(())
+        };
+        publish_failure(&context, stopping).await
     }
 }
 
@@ -275,6 +296,11 @@ async fn publish_failure(
         context.end(Terminal::Failed(cause.to_string().into()));
     }
     result
+}
+
+/// A task of the root actor panicked.
+fn task_panicked(text: String) -> NodeMessage {
+    NodeMessage::Internal(Internal(Note::TaskPanicked(text)))
 }
 
 /// An answer that may travel in a message.
@@ -389,13 +415,23 @@ impl RootState {
             return;
         };
         let asking = ask(Arc::clone(&self.context));
+        let here = here!(self.context, Point::NodeRequest);
         self.requests.spawn(async move {
-            let _ = reply.send(asking.await);
+            if here.pass().await.is_ok() {
+                let _ = reply.send(asking.await);
+            }
             drop(place);
         });
     }
 
     async fn start(&mut self, part: Part) -> Result<(), ractor::SpawnErr> {
+        // Given up, a half-started part is gone with all that it has started.
+        let started = tokio::time::timeout(PART_START, self.launch(part)).await;
+        let late = || format!("{} did not start within {PART_START:?}", part.name());
+        started.unwrap_or_else(|_| Err(ractor::SpawnErr::StartupFailed(late().into())))
+    }
+
+    async fn launch(&mut self, part: Part) -> Result<(), ractor::SpawnErr> {
         let supervisor = self.myself.get_cell();
         let context = Arc::clone(&self.context);
         let endpoint = self.endpoint.endpoint.clone();
@@ -439,20 +475,21 @@ impl RootState {
             self.context.lose_manager();
         }
         let child = part.name();
-        let Some(delay) = self.restarts.fail(Instant::now()) else {
-            return Err(TooManyRestarts { child, cause }.into());
-        };
+        let delay = self.restarts.fail(Instant::now(), child, &cause)?;
         self.context.counters.count(Family::Restarted, child);
         self.context.emit(NodeEvent::Restarted { actor: child, cause });
         let myself = self.myself.clone();
-        self.requests.spawn(async move {
+        let waiting = async move {
             tokio::time::sleep(delay).await;
             let _ = myself.send_message(NodeMessage::Internal(Internal(Note::Start(part))));
-        });
+        };
+        let here = here!(self.context, Point::NodeRestart);
+        self.restarting.push((part, OwnedTask::spawn(&self.myself, here, waiting, task_panicked)));
         Ok(())
     }
 
     async fn restart(&mut self, part: Part) -> Result<(), ActorProcessingErr> {
+        self.restarting.retain(|(waiting, _)| *waiting != part);
         match self.start(part).await {
             Ok(()) => Ok(()),
             Err(error) => self.failed(part, error.to_string()),
@@ -467,7 +504,7 @@ impl RootState {
     ) -> Result<(), ActorProcessingErr> {
         use crate::fault::Victim;
         match victim {
-            Victim::Node => return crash.strike().await,
+            Victim::Node => crash.strike().await?,
             Victim::PeerManager => self.pass_on(PeerManagerMessage::Crash(None, crash)),
             Victim::Session(peer) => self.pass_on(PeerManagerMessage::Crash(Some(peer), crash)),
             Victim::Accept => {
@@ -495,8 +532,11 @@ impl RootState {
         for part in [Part::Accept, Part::PeerManager] {
             for (_, cell) in self.parts.iter().filter(|(running, _)| *running == part) {
                 cell.stop(None);
-                // What does not stop in time is killed with its parent.
-                let _ = tokio::time::timeout(PART_STOP, cell.wait(None)).await;
+                let stopped = tokio::time::timeout(PART_STOP, cell.wait(None)).await;
+                if stopped.is_err() {
+                    // Its parent's end would not do it: ractor leaves a child alone that is stopping already.
+                    cell.kill();
+                }
             }
         }
         // Whoever still asks waits for the node's end instead of trying again and again.

@@ -30,6 +30,8 @@ pub struct NodeBuilder {
     admission: Admission,
     addresses: Vec<EndpointAddr>,
     own_thread: bool,
+    #[cfg(feature = "fault-injection")]
+    faults: crate::fault::Faults,
 }
 
 impl NodeBuilder {
@@ -43,6 +45,8 @@ impl NodeBuilder {
             admission: Admission::default(),
             addresses: Vec::new(),
             own_thread: false,
+            #[cfg(feature = "fault-injection")]
+            faults: crate::fault::Faults::default(),
         }
     }
 
@@ -100,6 +104,13 @@ impl NodeBuilder {
         self
     }
 
+    /// The faults that the node is to meet, in tests.
+    #[cfg(feature = "fault-injection")]
+    pub fn faults(mut self, faults: &crate::fault::Faults) -> Self {
+        self.faults = faults.clone();
+        self
+    }
+
     /// Starts the node. Its root actor has no supervisor: [`Node::closed`] tells its end.
     ///
     /// Cancelled, nothing of the node is left.
@@ -132,7 +143,16 @@ impl NodeBuilder {
         }
         let alpn = NetworkId::from_name(&self.network).alpn();
         let key = self.identity.load()?;
-        let context = Arc::new(Context::new(key.public(), self.limits, self.admission));
+        #[cfg_attr(
+            not(feature = "fault-injection"),
+            allow(unused_mut, reason = "tests set faults")
+        )]
+        let mut context = Context::new(key.public(), self.limits, self.admission);
+        #[cfg(feature = "fault-injection")]
+        {
+            context.faults = self.faults;
+        }
+        let context = Arc::new(context);
         for address in self.addresses {
             context.configure(address)?;
         }

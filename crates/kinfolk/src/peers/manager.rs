@@ -26,6 +26,9 @@ use tracing::{debug, info};
 
 use crate::context::{Context, Mailbox};
 use crate::events::NodeEvent;
+#[cfg(feature = "fault-injection")]
+use crate::fault::Point;
+use crate::fault::here;
 use crate::local_only::local_only;
 use crate::metrics::{Family, Metrics};
 use crate::monitor::PeerStatus;
@@ -34,6 +37,9 @@ use crate::peers::session::{
     Arrived, Session, SessionArguments, SessionFailure, SessionMessage, SessionState, Start,
 };
 use crate::supervision::{ChildEnd, OwnedTask, child_end, lock};
+
+/// How long a session may take to start: local work that awaits nobody.
+const SESSION_START: Duration = Duration::from_secs(1);
 
 /// How long a stopping manager waits for its sessions; closing is local work.
 const SESSION_STOP: Duration = Duration::from_secs(1);
@@ -147,6 +153,7 @@ impl PeerManager {
         arguments: PeerManagerArguments,
     ) -> Result<PeerManagerState, ActorProcessingErr> {
         let PeerManagerArguments { context, endpoint, alpn } = arguments;
+        let task = here!(context, Point::ManagerClock);
         let depth = Arc::new(AtomicUsize::new(0));
         // A restarted manager knows none of the old links: to its peers it is a restarted node.
         let incarnation = Incarnation::new(rand::random());
@@ -154,7 +161,7 @@ impl PeerManager {
         let alarm = watch::Sender::new(None);
         let ticked = Arc::new(Notify::new());
         let ticking = clock(alarm.subscribe(), Arc::clone(&ticked), myself.clone());
-        let clock = OwnedTask::spawn(&myself, ticking, PeerManagerMessage::TaskPanicked);
+        let clock = OwnedTask::spawn(&myself, task, ticking, PeerManagerMessage::TaskPanicked);
         // From here on it is told what the app does; what the app did before, it recalls. Nothing falls in between.
         context.set_manager(Some(Mailbox { actor: myself.clone(), depth: Arc::clone(&depth) }));
         let mut state = PeerManagerState {
@@ -178,6 +185,7 @@ impl PeerManager {
             _clock: clock,
         };
         state.recall().await;
+        here!(state.context, Point::ManagerPreStart).pass().await?;
         Ok(state)
     }
 
@@ -190,6 +198,7 @@ impl PeerManager {
         if !matches!(message, PeerManagerMessage::Tick | PeerManagerMessage::TaskPanicked(_)) {
             state.depth.fetch_sub(1, Ordering::Relaxed);
         }
+        here!(state.context, message.point()).pass().await?;
         state.receive(message).await
     }
 
@@ -200,6 +209,7 @@ impl PeerManager {
         state: &mut PeerManagerState,
     ) -> Result<(), ActorProcessingErr> {
         let Some((actor, end)) = child_end(event) else { return Ok(()) };
+        here!(state.context, Point::ManagerSupervise).pass().await?;
         let Some(link) = state.by_actor.remove(&actor) else { return Ok(()) };
         state.session_ended(link, end).await;
         Ok(())
@@ -210,6 +220,7 @@ impl PeerManager {
         _myself: ActorRef<PeerManagerMessage>,
         state: &mut PeerManagerState,
     ) -> Result<(), ActorProcessingErr> {
+        here!(state.context, Point::ManagerPostStop).pass().await?;
         state.end_asks(Outcome::ShuttingDown);
         let sessions: Vec<Running> = state.sessions.drain().map(|(_, running)| running).collect();
         for session in &sessions {
@@ -382,18 +393,17 @@ impl PeerManagerState {
             }
             ChildEnd::Killed => LinkEnd::Failed,
             ChildEnd::Failed(error) if error.is::<SessionFailure>() => LinkEnd::Failed,
-            ChildEnd::Failed(error) => {
-                self.context.counters.count(Family::Panicked, "session");
-                self.last_panic = error.to_string();
-                self.context.emit(NodeEvent::SessionPanicked {
-                    peer: running.peer,
-                    link,
-                    message: self.last_panic.clone(),
-                });
-                LinkEnd::Panicked
-            }
+            ChildEnd::Failed(error) => self.session_panicked(running.peer, link, error.to_string()),
         };
         self.input(running.peer, Input::Ended { link, end }).await;
+    }
+
+    /// Reports a panic that a session ended with, at its start or later.
+    fn session_panicked(&mut self, peer: EndpointId, link: LinkId, message: String) -> LinkEnd {
+        self.context.counters.count(Family::Panicked, "session");
+        self.last_panic.clone_from(&message);
+        self.context.emit(NodeEvent::SessionPanicked { peer, link, message });
+        LinkEnd::Panicked
     }
 
     /// Passes on what a session says of its link, if the session is still known.
@@ -437,7 +447,12 @@ impl PeerManagerState {
             Output::Refuse(_, code) => {
                 if let Some(arrived) = self.arrived.take() {
                     while self.refusals.try_join_next().is_some() {}
-                    self.refusals.spawn(arrived.refuse(code));
+                    let here = here!(self.context, Point::ManagerRefusal);
+                    self.refusals.spawn(async move {
+                        if here.pass().await.is_ok() {
+                            arrived.refuse(code).await;
+                        }
+                    });
                 }
             }
             Output::Greet(link, dead) => self.order(link, SessionMessage::Greet(dead)),
@@ -539,14 +554,24 @@ impl PeerManagerState {
             start,
         };
         let supervisor = self.me.get_cell();
-        match ractor::Actor::spawn_linked(None, Session, arguments, supervisor).await {
+        let starting = ractor::Actor::spawn_linked(None, Session, arguments, supervisor);
+        let started = tokio::time::timeout(SESSION_START, starting).await;
+        let late = || format!("it did not start within {SESSION_START:?}");
+        let late = || ractor::SpawnErr::StartupFailed(SessionFailure(late()).into());
+        match started.unwrap_or_else(|_| Err(late())) {
             Ok((actor, _)) => {
                 self.by_actor.insert(actor.get_id(), link);
                 self.sessions.insert(link, Running { peer, actor, link: published });
             }
             Err(error) => {
                 debug!(peer = %peer.fmt_short(), %link, %error, "session did not start");
-                let input = Input::Ended { link, end: LinkEnd::Failed };
+                let end = match error {
+                    ractor::SpawnErr::StartupFailed(error) if !error.is::<SessionFailure>() => {
+                        self.session_panicked(peer, link, error.to_string())
+                    }
+                    _ => LinkEnd::Failed,
+                };
+                let input = Input::Ended { link, end };
                 self.table.handle(Instant::now(), peer, input, &mut self.outputs);
             }
         }

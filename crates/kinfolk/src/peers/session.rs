@@ -32,6 +32,9 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use crate::accept::Pass;
 use crate::context::{Context, Mailbox};
+#[cfg(feature = "fault-injection")]
+use crate::fault::Point;
+use crate::fault::{Here, Injected, here};
 use crate::local_only::local_only;
 use crate::peers::control::{self, ControlError};
 use crate::peers::link::Link;
@@ -100,6 +103,12 @@ impl Arrived {
 #[derive(Debug, Error)]
 #[error("the session failed: {0}")]
 pub(crate) struct SessionFailure(pub(crate) String);
+
+impl From<Injected> for SessionFailure {
+    fn from(injected: Injected) -> Self {
+        Self(injected.to_string())
+    }
+}
 
 /// Orders from the PeerManager, and reports of the session's own tasks.
 pub(crate) enum SessionMessage {
@@ -191,6 +200,8 @@ impl Session {
         myself: ActorRef<SessionMessage>,
         arguments: SessionArguments,
     ) -> Result<SessionState, ActorProcessingErr> {
+        let here = here!(arguments.context, Point::SessionPreStart);
+        here.pass().await.map_err(SessionFailure::from)?;
         let mut state = SessionState {
             context: arguments.context,
             manager: arguments.manager,
@@ -218,7 +229,32 @@ impl Session {
         Ok(state)
     }
 
-    #[ractor::message(SessionMessage::Dialled(result))]
+    async fn handle(
+        &self,
+        _myself: ActorRef<SessionMessage>,
+        message: SessionMessage,
+        state: &mut SessionState,
+    ) -> Result<(), ActorProcessingErr> {
+        here!(state.context, message.point()).pass().await.map_err(SessionFailure::from)?;
+        match message {
+            SessionMessage::Dialled(result) => self.dialled(result, state),
+            SessionMessage::Greet(dead) => self.greet(dead, state)?,
+            SessionMessage::Welcome => state.welcome()?,
+            SessionMessage::Keep(keep) => self.keep(keep, state),
+            SessionMessage::Drain(code, within) => state.drain(code, within)?,
+            SessionMessage::Close(code) => self.close(code, state)?,
+            SessionMessage::Heard(frame) => self.heard(frame, state)?,
+            SessionMessage::Quiet(in_time) => self.quiet(in_time, state)?,
+            SessionMessage::Over(error) => self.over(error, state),
+            SessionMessage::TaskPanicked(text) => return Err(text.into()),
+            #[cfg(feature = "fault-injection")]
+            SessionMessage::Crash(crash) => crash.strike().await.map_err(SessionFailure::from)?,
+        }
+        Ok(())
+    }
+}
+
+impl Session {
     fn dialled(
         &self,
         result: Result<(Connection, SendStream, RecvStream), LinkEnd>,
@@ -243,7 +279,6 @@ impl Session {
         }
     }
 
-    #[ractor::message(SessionMessage::Greet(dead))]
     fn greet(&self, dead: Vec<LinkId>, state: &mut SessionState) -> Result<(), SessionFailure> {
         let me = state.context.id;
         let hello = Control::Hello(Hello {
@@ -257,30 +292,15 @@ impl Session {
         state.say(hello)
     }
 
-    #[ractor::message(SessionMessage::Welcome)]
-    fn welcome(&self, state: &mut SessionState) -> Result<(), SessionFailure> {
-        state.welcome()
-    }
-
-    #[ractor::message(SessionMessage::Keep(keep))]
     fn keep(&self, keep: bool, state: &mut SessionState) {
         state.hold = match &state.link {
-            Some(link) if keep && !state.drain.said => Some(state.task(hold(Arc::clone(&link.0)))),
+            Some(link) if keep && !state.drain.said => Some(
+                state.task(here!(state.context, Point::SessionHolds), hold(Arc::clone(&link.0))),
+            ),
             _ => None,
         };
     }
 
-    #[ractor::message(SessionMessage::Drain(code, within))]
-    fn drain(
-        &self,
-        code: Code,
-        within: Duration,
-        state: &mut SessionState,
-    ) -> Result<(), SessionFailure> {
-        state.drain(code, within)
-    }
-
-    #[ractor::message(SessionMessage::Close(code))]
     fn close(&self, code: Code, state: &mut SessionState) -> Result<(), SessionFailure> {
         let unanswered = state.direction() == Direction::Inbound && !state.welcomed;
         if unanswered && code == Code::Duplicate && !state.drain.said {
@@ -290,7 +310,6 @@ impl Session {
         Ok(())
     }
 
-    #[ractor::message(SessionMessage::Heard(frame))]
     fn heard(
         &self,
         frame: Result<Control, ControlError>,
@@ -313,7 +332,6 @@ impl Session {
         Ok(())
     }
 
-    #[ractor::message(SessionMessage::Quiet(in_time))]
     fn quiet(&self, in_time: bool, state: &mut SessionState) -> Result<(), SessionFailure> {
         if in_time {
             state.drain.said_done = true;
@@ -325,7 +343,6 @@ impl Session {
         Ok(())
     }
 
-    #[ractor::message(SessionMessage::Over(error))]
     fn over(&self, error: ConnectionError, state: &mut SessionState) {
         let end = match error {
             ConnectionError::ApplicationClosed(close) => {
@@ -340,32 +357,13 @@ impl Session {
         };
         state.finish(end);
     }
-
-    #[ractor::message(SessionMessage::TaskPanicked(text))]
-    fn task_panicked(
-        &self,
-        text: String,
-        _state: &mut SessionState,
-    ) -> Result<(), ActorProcessingErr> {
-        Err(text.into())
-    }
-
-    #[cfg(feature = "fault-injection")]
-    #[ractor::message(SessionMessage::Crash(crash))]
-    async fn crash(
-        &self,
-        crash: crate::fault::Crash,
-        _state: &mut SessionState,
-    ) -> Result<(), ActorProcessingErr> {
-        crash.strike().await.map_err(|error| SessionFailure(error.to_string()).into())
-    }
 }
 
 impl SessionState {
     fn dial(&mut self, endpoint: Endpoint, address: Option<EndpointAddr>, alpn: Vec<u8>) {
         self.context.counters.dials_started.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let me = self.me.clone();
-        self.dialling = Some(self.task(async move {
+        self.dialling = Some(self.task(here!(self.context, Point::SessionDials), async move {
             let result = match address {
                 Some(address) => connect(&endpoint, address, &alpn).await,
                 None => Err(LinkEnd::DialFailed(DialFailure::NoAddress)),
@@ -391,7 +389,7 @@ impl SessionState {
     fn adopt(&mut self, link: Arc<Link>) {
         let me = self.me.clone();
         let closed = link.connection.weak_handle().closed();
-        self.tasks.push(self.task(async move {
+        self.tasks.push(self.task(here!(self.context, Point::SessionWatches), async move {
             if let Some(closed) = closed.await {
                 let _ = me.send_message(SessionMessage::Over(closed.reason));
             }
@@ -407,7 +405,7 @@ impl SessionState {
         self.outbox = Some(Outbox::Free(send));
         let me = self.me.clone();
         let mut turns = Turns::new(self.direction() == Direction::Outbound);
-        self.tasks.push(self.task(async move {
+        self.tasks.push(self.task(here!(self.context, Point::SessionReads), async move {
             loop {
                 let frame = control::read(&mut recv).await.and_then(|frame| Ok(turns.take(frame)?));
                 let over = frame.is_err();
@@ -450,7 +448,7 @@ impl SessionState {
         self.welcomed = true;
         if let Some(link) = &self.link {
             let serving = serve::streams(Arc::clone(&self.context), Arc::clone(&link.0));
-            self.tasks.push(self.task(serving));
+            self.tasks.push(self.task(here!(self.context, Point::SessionServes), serving));
         }
     }
 
@@ -489,7 +487,7 @@ impl SessionState {
         link.retire();
         self.say(Control::Goodbye(Goodbye::new(code, served, within)))?;
         let me = self.me.clone();
-        self.tasks.push(self.task(async move {
+        self.tasks.push(self.task(here!(self.context, Point::SessionDrains), async move {
             let deadline = tokio::time::sleep(within);
             tokio::pin!(deadline);
             tokio::select! {
@@ -511,7 +509,7 @@ impl SessionState {
         self.end = Some(LinkEnd::Closed(Code::Duplicate));
         self.say(duplicate())?;
         let me = self.me.clone();
-        self.tasks.push(self.task(async move {
+        self.tasks.push(self.task(here!(self.context, Point::SessionRefuses), async move {
             tokio::time::sleep(DUPLICATE_CLOSE).await;
             let _ = me.send_message(SessionMessage::Close(Code::Duplicate));
         }));
@@ -551,13 +549,16 @@ impl SessionState {
                 Ok(written) if written == bytes.len() => Some(Outbox::Free(send)),
                 Ok(written) => {
                     let (outbox, mut later) = mpsc::channel::<Vec<u8>>(CONTROL_QUEUE);
-                    self.tasks.push(self.task(async move {
-                        let mut rest = bytes.get(written..).unwrap_or_default().to_vec();
-                        while send.write_all(&rest).await.is_ok() {
-                            let Some(next) = later.recv().await else { return };
-                            rest = next;
-                        }
-                    }));
+                    self.tasks.push(self.task(
+                        here!(self.context, Point::SessionWrites),
+                        async move {
+                            let mut rest = bytes.get(written..).unwrap_or_default().to_vec();
+                            while send.write_all(&rest).await.is_ok() {
+                                let Some(next) = later.recv().await else { return };
+                                rest = next;
+                            }
+                        },
+                    ));
                     Some(Outbox::Blocked(outbox))
                 }
                 Err(_) => None,
@@ -576,8 +577,8 @@ impl SessionState {
     }
 
     /// A task that ends with this session, and whose panic is the session's.
-    fn task(&self, future: impl Future<Output = ()> + Send + 'static) -> OwnedTask {
-        OwnedTask::spawn(&self.me, future, SessionMessage::TaskPanicked)
+    fn task(&self, here: Here, future: impl Future<Output = ()> + Send + 'static) -> OwnedTask {
+        OwnedTask::spawn(&self.me, here, future, SessionMessage::TaskPanicked)
     }
 
     fn tell(&self, message: PeerManagerMessage) {

@@ -1,0 +1,231 @@
+//! How each point is reached. A new point does not compile until it is here.
+
+use std::time::Duration;
+
+use kinfolk::fault::{Crash, Point, Victim};
+use kinfolk::{Code, NodeMessage, Options, ProtocolName, Service};
+use kinfolk_tests::support::guest::{Guest, hello, knock};
+use kinfolk_tests::support::host::Host;
+use kinfolk_tests::support::node::{ECHO, NEXT, connect};
+use kinfolk_tests::support::stranger::{Nobody, Stranger};
+use kinfolk_tests::support::wait::{eventually, within};
+use ractor::RpcReplyPort;
+
+use crate::scene::{SOON, Scene, keys_in_order};
+
+const OTHER: ProtocolName = ProtocolName::from_static("other/1");
+
+/// A reply port; nobody waits for the answer.
+fn port<T>() -> RpcReplyPort<T> {
+    ractor::concurrency::oneshot().0.into()
+}
+
+/// What has to be armed before alice starts.
+pub(crate) fn at_start(point: Point, crash: Crash) -> Vec<(Point, Crash)> {
+    match point {
+        Point::NodeFollowsAddress | Point::NodePreStart => vec![(point, crash)],
+        Point::NodeTaskPanicked => {
+            vec![(Point::NodeFollowsAddress, Crash::Panic), (point, crash)]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Which part has to fail, in one restart more, so that the point is reached.
+pub(crate) fn needs_restart_of(point: Point) -> Option<Victim> {
+    use Point as P;
+    match point {
+        P::ManagerPreStart | P::ManagerTaskPanicked | P::ManagerClock => Some(Victim::PeerManager),
+        P::NodeSupervise | P::NodeStart | P::NodeRestart => Some(Victim::Accept),
+        P::AcceptPreStart
+        | P::AcceptEndpointClosed
+        | P::AcceptLoopPanicked
+        | P::AcceptTask
+        | P::AcceptLoop => Some(Victim::Accept),
+        _ => None,
+    }
+}
+
+/// Points that no test reaches, each with its reason.
+pub(crate) const OUT_OF_REACH: &[(Point, &str)] = &[
+    (Point::NodePreStart, "strikes before there is a node: it has tests of its own"),
+    (Point::SessionWrites, "needs a peer that shuts its window before the first three frames"),
+];
+
+/// Does what makes alice pass the point.
+pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
+    use NodeMessage as M;
+    use Point as P;
+    let (alice, bob) = (scene.alice.clone(), scene.bob.clone());
+    let tell = |message: M| alice.actor().send_message(message).expect("alice is up");
+    // A link of alice's own that strikes when it ends, or is told something.
+    if matches!(
+        point,
+        P::ManagerDraining
+            | P::ManagerSupervise
+            | P::SessionDrain
+            | P::SessionDrains
+            | P::SessionQuiet
+            | P::SessionClose
+    ) {
+        scene.note_ask();
+        connect(&alice, &bob).await;
+    }
+    if at_start(point, crash).is_empty() {
+        scene.faults.arm(point, crash);
+    }
+    match point {
+        P::NodePreStart | P::SessionWrites => unreachable!("out of reach"),
+        P::NodeFollowsAddress | P::NodeTaskPanicked => {}
+        P::NodeOpen => tell(M::Open(bob.addr().into(), ECHO, Options::new(), port())),
+        P::NodeOpenEager => tell(M::OpenEager(bob.addr().into(), ECHO, Options::new(), port())),
+        P::NodeCall | P::NodeRequest => {
+            tell(M::Call(bob.addr().into(), NEXT, vec![1].into(), Options::new(), port()));
+        }
+        P::NodeHold => tell(M::Hold(bob.addr().into(), port())),
+        P::NodeServe => {
+            let service = Service::call(|_peer, number: u64| async move { Ok(number) });
+            tell(M::Serve(OTHER, service, port()));
+        }
+        P::NodeUnserve => tell(M::Unserve(OTHER, port())),
+        P::NodeSubscribe => tell(M::Subscribe(port())),
+        P::NodeMetrics => tell(M::Metrics(port())),
+        P::NodePeers => tell(M::Peers(port())),
+        P::NodeWhy => tell(M::Why(bob.id(), port())),
+        P::NodeMonitor => tell(M::Monitor(bob.id(), port())),
+        P::NodeAddress => tell(M::Address(port())),
+        P::NodeAddAddress => tell(M::AddAddress(bob.addr(), port())),
+        P::NodeRemoveAddress => tell(M::RemoveAddress(bob.id(), None, port())),
+        P::NodeDisconnect => tell(M::Disconnect(bob.id())),
+        P::NodeBan => tell(M::Ban(bob.id(), Duration::from_secs(1))),
+        P::NodeUnban => tell(M::Unban(bob.id())),
+        P::NodeDrain => tell(M::Drain(port())),
+        P::NodeShutdown => tell(M::Shutdown),
+        P::NodePostStop | P::ManagerPostStop => alice.actor().stop(None),
+        P::NodeSupervise | P::NodeStart | P::NodeRestart | P::AcceptPreStart | P::AcceptTask => {
+            alice.inject(Victim::Accept, Crash::Error);
+        }
+        P::AcceptLoop => alice.inject(Victim::Accept, Crash::Error),
+        P::AcceptEndpointClosed => {
+            scene.faults.arm(P::AcceptLoop, Crash::Error);
+            alice.inject(Victim::Accept, Crash::Error);
+        }
+        P::AcceptLoopPanicked => {
+            scene.faults.arm(P::AcceptLoop, Crash::Panic);
+            alice.inject(Victim::Accept, Crash::Error);
+        }
+        P::ManagerPreStart | P::ManagerClock => alice.inject(Victim::PeerManager, Crash::Error),
+        P::ManagerTaskPanicked => {
+            scene.faults.arm(P::ManagerClock, Crash::Panic);
+            alice.inject(Victim::PeerManager, Crash::Error);
+        }
+        P::ManagerCancel => {
+            scene.note_ask();
+            let address = Nobody::bind().as_if(99);
+            let open = alice.open(address, ECHO);
+            let given_up = tokio::time::timeout(Duration::from_millis(100), open).await;
+            assert!(given_up.is_err(), "nobody answers");
+        }
+        P::ManagerHold => {
+            scene.note_ask();
+            let hold = alice.hold(bob.addr());
+            scene.faults.struck(point).await;
+            drop(hold);
+        }
+        P::SessionKeep | P::SessionHolds => {
+            scene.note_ask();
+            let hold = alice.hold(bob.addr());
+            within(SOON, "the strike", scene.faults.struck(point)).await;
+            drop(hold);
+        }
+        P::ManagerAddressNews => {
+            alice.add_address(Nobody::bind().as_if(98)).expect("an address");
+        }
+        P::ManagerArrived | P::AcceptHandshake => {
+            let to = alice.addr();
+            let options = Options::new().idempotent();
+            scene.run(async move {
+                let _ = bob.call_with::<_, u64>(to, NEXT, &1_u64, options).await;
+            });
+        }
+        P::ManagerDraining => bob.disconnect(alice.id()).await.expect("bob is up"),
+        P::ManagerTick => {
+            scene.note_ask();
+            let address = Nobody::bind().as_if(97);
+            let options = Options::new().deadline(Duration::from_millis(200));
+            scene.run(async move {
+                let _ = alice.open_with(address, ECHO, options).await;
+            });
+        }
+        P::ManagerSupervise => alice.inject(Victim::Session(bob.id()), Crash::Error),
+        P::ManagerDisconnect | P::SessionDrain | P::SessionDrains | P::SessionQuiet => {
+            alice.disconnect(bob.id()).await.expect("alice is up");
+        }
+        P::ManagerBan => alice.ban(bob.id(), Duration::from_secs(60)).expect("alice is up"),
+        P::ManagerUnban => {
+            alice.ban(bob.id(), Duration::from_secs(60)).expect("alice is up");
+            alice.unban(bob.id()).expect("alice is up");
+        }
+        P::SessionClose => alice.ban(bob.id(), Duration::from_secs(60)).expect("alice is up"),
+        P::ManagerShutDown => scene.run(async move {
+            let _ = alice.drain().await;
+        }),
+        P::ManagerWhy => scene.run(async move {
+            let _ = alice.why(bob.id()).await;
+        }),
+        P::ManagerPeers => scene.run(async move {
+            let _ = alice.peers().await;
+        }),
+        P::ManagerMetrics => scene.run(async move {
+            let _ = alice.metrics().await;
+        }),
+        P::ManagerMonitor => scene.run(async move {
+            let _ = alice.monitor(bob.id()).await;
+        }),
+        P::ManagerRefusal => {
+            let bob = Stranger::bind(77).await;
+            let _first = Guest::enter(&bob, &alice, hello(1, 5)).await;
+            let _second = knock(&bob, &alice, hello(1, 4)).await;
+            within(SOON, "the strike", scene.faults.struck(point)).await;
+            bob.close().await;
+        }
+        P::SessionTaskPanicked => {
+            scene.faults.arm(P::SessionDials, Crash::Panic);
+            scene.ask(bob.addr());
+        }
+        P::ManagerAsk
+        | P::ManagerConnected
+        | P::ManagerWelcomed
+        | P::SessionPreStart
+        | P::SessionDials
+        | P::SessionDialled
+        | P::SessionGreet
+        | P::SessionHeard
+        | P::SessionReads
+        | P::SessionWatches
+        | P::SessionServes => scene.ask(bob.addr()),
+        P::SessionOver => {
+            let bob = Stranger::bind(77).await;
+            let guest = Guest::enter(&bob, &alice, hello(1, 5)).await;
+            guest.connection.close(0_u8.into(), b"");
+            within(SOON, "the strike", scene.faults.struck(point)).await;
+            bob.close().await;
+        }
+        P::SessionWelcome | P::SessionRefuses => {
+            let mut host = Host::bind(keys_in_order()[0]).await;
+            scene.ask(host.addr());
+            let mut dialled = within(SOON, "a dial", host.greeted()).await;
+            let _parked = knock(host.stranger(), &alice, hello(1, 1)).await;
+            eventually(SOON, "the link is parked", async || {
+                alice.metrics().await.expect("up").sessions.parked == 1
+            })
+            .await;
+            if point == P::SessionRefuses {
+                dialled.welcome().await;
+            } else {
+                dialled.close(Code::Busy);
+            }
+            within(SOON, "the strike", scene.faults.struck(point)).await;
+        }
+    }
+}
