@@ -167,10 +167,7 @@ impl PeerLink {
         room: bool,
         out: &mut Vec<Output>,
     ) {
-        let Some(live) = self.live.take() else { return };
-        self.bury(live.link);
-        out.push(Output::Unpublish(live.link));
-        out.push(Output::Event(PeerEvent::Down(live.link, DownReason::Replaced)));
+        let Some(live) = self.take_replaced(out) else { return };
         let same_process = live.incarnation == incoming.link.incarnation;
         let spare = room && !self.closing.keys().any(|link| link.dialler == self.peer);
         if same_process && (spare || live.direction == Direction::Outbound) {
@@ -178,6 +175,15 @@ impl PeerLink {
         } else {
             self.close(now, live.link, Code::Replaced, out);
         }
+    }
+
+    /// The live link, live no more since another one takes its place.
+    pub(super) fn take_replaced(&mut self, out: &mut Vec<Output>) -> Option<Live> {
+        let live = self.live.take()?;
+        self.bury(live.link);
+        out.push(Output::Unpublish(live.link));
+        out.push(Output::Event(PeerEvent::Down(live.link, DownReason::Replaced)));
+        Some(live)
     }
 
     pub(super) fn go_live(

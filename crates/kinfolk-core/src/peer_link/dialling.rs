@@ -7,7 +7,7 @@ use crate::id::{Incarnation, LinkId};
 use crate::intent::Outcome;
 use crate::wire::hello::DEAD_LINKS_MAX;
 
-use super::{Dial, DownReason, LinkEnd, Output, PeerEvent, PeerLink, after};
+use super::{Dial, LinkEnd, Output, PeerEvent, PeerLink, after};
 
 impl PeerLink {
     pub(super) fn granted(&mut self, now: Instant, n: u64, out: &mut Vec<Output>) {
@@ -53,10 +53,7 @@ impl PeerLink {
         self.saw(incarnation, arrival, 0);
         self.unpark(now, Code::Duplicate, out);
         // The peer welcomes a dial that it had to refuse only if it holds its own link dead.
-        if let Some(live) = self.live.take() {
-            self.bury(live.link);
-            out.push(Output::Unpublish(live.link));
-            out.push(Output::Event(PeerEvent::Down(live.link, DownReason::Replaced)));
+        if let Some(live) = self.take_replaced(out) {
             self.drain(now, live.link, Code::Replaced, out);
         }
         self.go_live(now, link, incarnation, arrival, out);

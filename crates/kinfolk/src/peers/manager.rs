@@ -32,6 +32,7 @@ use crate::fault::here;
 use crate::local_only::local_only;
 use crate::metrics::{Family, Metrics};
 use crate::monitor::PeerStatus;
+use crate::peers::clock::clock;
 use crate::peers::link::Link;
 use crate::peers::session::{
     Arrived, Session, SessionArguments, SessionFailure, SessionMessage, SessionState, Start,
@@ -670,39 +671,5 @@ fn attempt_failure(end: LinkEnd) -> AttemptFailure {
         | LinkEnd::Lost => AttemptFailure::Unreached,
         LinkEnd::ClosedByPeer(_) | LinkEnd::PeerMisbehaved(_) => AttemptFailure::Rejected,
         _ => AttemptFailure::Local,
-    }
-}
-
-/// Wakes the manager when its table's next timeout is due, with one message at a time in its mailbox.
-async fn clock(
-    mut alarm: watch::Receiver<Option<Instant>>,
-    ticked: Arc<Notify>,
-    manager: ActorRef<PeerManagerMessage>,
-) {
-    loop {
-        let due = *alarm.borrow_and_update();
-        match due {
-            Some(due) => {
-                tokio::select! {
-                    () = tokio::time::sleep_until(due.into()) => {
-                        if manager.send_message(PeerManagerMessage::Tick).is_err() {
-                            return;
-                        }
-                        // The alarm is set anew by then.
-                        ticked.notified().await;
-                    }
-                    changed = alarm.changed() => {
-                        if changed.is_err() {
-                            return;
-                        }
-                    }
-                }
-            }
-            None => {
-                if alarm.changed().await.is_err() {
-                    return;
-                }
-            }
-        }
     }
 }

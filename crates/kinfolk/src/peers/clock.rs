@@ -1,0 +1,43 @@
+//! The PeerManager's clock: turns the next timeout of its table into a message. It decides nothing about time.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use ractor::ActorRef;
+use tokio::sync::{Notify, watch};
+
+use crate::peers::manager::PeerManagerMessage;
+
+/// Wakes the manager when its table's next timeout is due, with one message at a time in its mailbox.
+pub(crate) async fn clock(
+    mut alarm: watch::Receiver<Option<Instant>>,
+    ticked: Arc<Notify>,
+    manager: ActorRef<PeerManagerMessage>,
+) {
+    loop {
+        let due = *alarm.borrow_and_update();
+        match due {
+            Some(due) => {
+                tokio::select! {
+                    () = tokio::time::sleep_until(due.into()) => {
+                        if manager.send_message(PeerManagerMessage::Tick).is_err() {
+                            return;
+                        }
+                        // The alarm is set anew by then.
+                        ticked.notified().await;
+                    }
+                    changed = alarm.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+            None => {
+                if alarm.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
