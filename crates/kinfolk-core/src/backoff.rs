@@ -2,7 +2,8 @@
 //!
 //! It decides for [`PeerLink`](crate::peer_link::PeerLink), one value per peer. The bounds are 1, 5, 15, 60 s, 3 and
 //! 10 min: the first forgives a dropped packet, the last keeps a vanished peer nearly free. The delay is uniform between half the bound
-//! and the bound, so that peers which lost the same hub do not return in step, and none returns at once.
+//! and the bound, so that peers which lost the same hub do not return in step, and none returns at once. A peer that says itself that it
+//! is away for a moment is asked again after 5 s at most, however often it was missed before.
 //! It never reads a clock; the delay of an attempt is a pure function of the seed and of the attempt's number.
 
 use std::time::Duration;
@@ -24,13 +25,17 @@ pub const BOUNDS: [Duration; 6] = [
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Backoff {
     seed: u64,
+    longest: Duration,
     attempts: u32,
 }
 
+/// The attempt whose bound holds for a peer that announces that it is away for a moment.
+const BRIEF: u32 = 1;
+
 impl Backoff {
-    /// Starts with no failed attempt. Two peers want different seeds, or they return in step.
-    pub fn new(seed: u64) -> Self {
-        Self { seed, attempts: 0 }
+    /// Starts with no failed attempt; no bound is longer than `longest`. Two peers want different seeds, or they return in step.
+    pub fn new(seed: u64, longest: Duration) -> Self {
+        Self { seed, longest, attempts: 0 }
     }
 
     /// How many attempts have failed since the last [`Backoff::reset`].
@@ -40,19 +45,33 @@ impl Backoff {
 
     /// Counts a failed attempt and returns how long to wait before the next.
     pub fn fail(&mut self) -> Duration {
-        let delay = delay(self.seed, self.attempts);
+        let delay = self.delay(self.attempts);
         self.attempts = self.attempts.saturating_add(1);
+        delay
+    }
+
+    /// Counts an attempt that failed because the peer is away for a moment, as it said: the delay does not grow beyond the second bound.
+    pub fn fail_briefly(&mut self) -> Duration {
+        let delay = self.delay(self.attempts.min(BRIEF));
+        self.attempts = self.attempts.max(self.attempts.saturating_add(1).min(BRIEF));
         delay
     }
 
     /// How long to wait at least before the next attempt where none has failed.
     pub fn pause(&self) -> Duration {
-        delay(self.seed, 0)
+        self.delay(0)
     }
 
     /// Forgets the failures: the peer has proven reachable.
     pub fn reset(&mut self) {
         self.attempts = 0;
+    }
+
+    fn delay(&self, attempts: u32) -> Duration {
+        let half = bound(attempts).min(self.longest).mul_f64(0.5);
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed.wrapping_add(u64::from(attempts)));
+        let share = f64::from(rng.next_u32()) / f64::from(u32::MAX);
+        half.saturating_add(half.mul_f64(share))
     }
 }
 
@@ -63,21 +82,18 @@ pub fn bound(attempts: u32) -> Duration {
     BOUNDS.get(index).copied().unwrap_or(Duration::from_secs(600))
 }
 
-fn delay(seed: u64, attempts: u32) -> Duration {
-    let half = bound(attempts).mul_f64(0.5);
-    let mut rng = ChaCha8Rng::seed_from_u64(seed.wrapping_add(u64::from(attempts)));
-    let share = f64::from(rng.next_u32()) / f64::from(u32::MAX);
-    half.saturating_add(half.mul_f64(share))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn unbounded(seed: u64) -> Backoff {
+        Backoff::new(seed, BOUNDS[BOUNDS.len() - 1])
+    }
+
     #[test]
     fn every_delay_lies_between_half_its_bound_and_its_bound() {
         for seed in 0..500 {
-            let mut backoff = Backoff::new(seed);
+            let mut backoff = unbounded(seed);
             for attempt in 0..10 {
                 let delay = backoff.fail();
                 assert!(delay >= bound(attempt) / 2, "{delay:?} at {attempt}");
@@ -88,7 +104,7 @@ mod tests {
 
     #[test]
     fn the_delay_grows_to_ten_minutes_and_stays_there() {
-        let mut backoff = Backoff::new(7);
+        let mut backoff = unbounded(7);
         for _ in 0..100 {
             backoff.fail();
         }
@@ -97,8 +113,33 @@ mod tests {
     }
 
     #[test]
+    fn no_delay_is_longer_than_the_longest() {
+        let longest = Duration::from_secs(8);
+        let mut backoff = Backoff::new(7, longest);
+        let delays: Vec<_> = (0..10).map(|_| backoff.fail()).collect();
+        assert!(delays.iter().all(|delay| *delay <= longest), "{delays:?}");
+        assert!(delays[2..].iter().all(|delay| *delay >= longest / 2), "{delays:?}");
+    }
+
+    #[test]
+    fn a_peer_that_is_away_for_a_moment_is_asked_again_soon_and_not_in_a_loop() {
+        let mut backoff = unbounded(7);
+        assert!(backoff.fail_briefly() <= BOUNDS[0]);
+        for _ in 0..10 {
+            let delay = backoff.fail_briefly();
+            assert!(delay <= BOUNDS[1] && delay >= BOUNDS[1] / 2, "{delay:?}");
+        }
+        assert_eq!(backoff.attempts(), 1);
+        for _ in 0..5 {
+            backoff.fail();
+        }
+        assert!(backoff.fail_briefly() <= BOUNDS[1]);
+        assert_eq!(backoff.attempts(), 6, "what failed before is not forgotten");
+    }
+
+    #[test]
     fn a_reset_starts_again_at_the_first_bound() {
-        let mut backoff = Backoff::new(7);
+        let mut backoff = unbounded(7);
         backoff.fail();
         backoff.fail();
         backoff.reset();
@@ -108,7 +149,7 @@ mod tests {
     #[test]
     fn different_seeds_do_not_return_in_step() {
         let delays: std::collections::BTreeSet<_> =
-            (0..100).map(|seed| Backoff::new(seed).fail()).collect();
+            (0..100).map(|seed| unbounded(seed).fail()).collect();
         assert!(delays.len() > 90, "only {} different delays", delays.len());
     }
 }

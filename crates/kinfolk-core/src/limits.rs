@@ -58,11 +58,17 @@ pub struct Limits {
     pub shutdown_deadline: Duration,
     /// A link that lived this long proves the peer reachable: failed attempts are forgotten.
     pub stable_after: Duration,
+    /// The longest wait before a peer that is wanted is dialled again; see [`backoff`](crate::backoff). 10 minutes keep a vanished peer nearly free;
+    /// an app whose few peers have to be back within seconds of their return says so here.
+    pub redial_max: Duration,
     /// A link older than this is drained, and dialled anew if it is still wanted. Off by default: draining cuts streams
     /// that outlast [`Limits::drain_deadline`], and TLS keys of QUIC are renewed without it.
     pub session_age: Option<Duration>,
     /// How long a peer whose sessions keep panicking is left alone.
     pub quarantine: Duration,
+    /// A part of the node that answers nothing for this long, or half as long again, is killed and restarted. Its handlers await local work only,
+    /// at most one second for a session's start, so that silence means that it hangs (a guess).
+    pub unresponsive: Duration,
 
     /// A silent connection counts as dead after this time; iroh's 30 s is too slow to fail over.
     pub idle_timeout: Duration,
@@ -124,8 +130,10 @@ impl Default for Limits {
             drain_deadline: Duration::from_secs(10),
             shutdown_deadline: Duration::from_secs(15),
             stable_after: Duration::from_secs(15),
+            redial_max: Duration::from_secs(600),
             session_age: None,
             quarantine: Duration::from_secs(600),
+            unresponsive: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(3),
             streams_per_peer: 1024,
@@ -194,8 +202,10 @@ impl Limits {
             drain_deadline,
             shutdown_deadline,
             stable_after,
+            redial_max,
             session_age,
             quarantine,
+            unresponsive,
             idle_timeout,
             keep_alive,
             streams_per_peer,
@@ -238,7 +248,7 @@ impl Limits {
             ("messages", u64::try_from(*messages).unwrap_or(u64::MAX)),
             ("events", u64::try_from(*events).unwrap_or(u64::MAX)),
         ];
-        let times: [(&'static str, Duration); 14] = [
+        let times: [(&'static str, Duration); 16] = [
             ("peer_memory", *peer_memory),
             ("intent_deadline", *intent_deadline),
             ("dial_deadline", *dial_deadline),
@@ -247,7 +257,9 @@ impl Limits {
             ("drain_deadline", *drain_deadline),
             ("shutdown_deadline", *shutdown_deadline),
             ("stable_after", *stable_after),
+            ("redial_max", *redial_max),
             ("quarantine", *quarantine),
+            ("unresponsive", *unresponsive),
             ("idle_timeout", *idle_timeout),
             ("keep_alive", *keep_alive),
             ("header_deadline", *header_deadline),
@@ -324,7 +336,7 @@ mod tests {
             Bytes: streams_per_peer, stream_window, connection_window, call_bytes;
             ManyBytes: send_window;
             Time: peer_memory, intent_deadline, dial_deadline, hello_deadline, linger, drain_deadline,
-                shutdown_deadline, stable_after, quarantine, idle_timeout, keep_alive, header_deadline,
+                shutdown_deadline, stable_after, redial_max, quarantine, unresponsive, idle_timeout, keep_alive, header_deadline,
                 call_deadline;
             TimeOrNone: session_age;
         };

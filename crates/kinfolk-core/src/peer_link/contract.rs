@@ -23,6 +23,8 @@ pub struct Rules {
     pub drain_deadline: Duration,
     /// A link that lived this long resets the backoff.
     pub stable_after: Duration,
+    /// The longest wait before a dial.
+    pub redial_max: Duration,
     /// Oldest age of a live link, if any.
     pub session_age: Option<Duration>,
     /// How long a peer whose sessions panic is left alone.
@@ -41,6 +43,7 @@ impl From<&Limits> for Rules {
             linger: limits.linger,
             drain_deadline: limits.drain_deadline,
             stable_after: limits.stable_after,
+            redial_max: limits.redial_max,
             session_age: limits.session_age,
             quarantine: limits.quarantine,
             peer_memory: limits.peer_memory,

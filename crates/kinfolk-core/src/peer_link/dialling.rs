@@ -90,15 +90,25 @@ impl PeerLink {
             }
             _ => {}
         }
-        let delay = self.back_off(now);
+        let delay = self.back_off(now, end);
         out.push(Output::Event(PeerEvent::DialFailed(link, end, Some(delay))));
     }
 
-    pub(super) fn back_off(&mut self, now: Instant) -> Duration {
-        let delay = self.backoff.fail();
+    pub(super) fn back_off(&mut self, now: Instant, end: LinkEnd) -> Duration {
+        let delay = match end {
+            LinkEnd::ClosedByPeer(code) if is_away_for_a_moment(code) => {
+                self.backoff.fail_briefly()
+            }
+            _ => self.backoff.fail(),
+        };
         self.retry_at = Some(after(now, delay));
         delay
     }
+}
+
+/// What a peer says that stops or starts anew, and that may be back in a moment.
+fn is_away_for_a_moment(code: Code) -> bool {
+    matches!(code, Code::ShuttingDown | Code::Draining | Code::Restarted)
 }
 
 /// Refusals of a link that asking again soon would only repeat.

@@ -26,7 +26,7 @@ impl PeerLink {
                 // A link that nobody used any more is no failed attempt.
                 self.retry_at = Some(after(now, self.backoff.pause()));
             } else {
-                self.back_off(now);
+                self.back_off(now, LinkEnd::ClosedByPeer(code));
             }
             // The session answers the goodbye by itself; here only its deadline is kept.
             self.start_closing(now, link, self.rules.drain_deadline, out);
@@ -60,7 +60,7 @@ impl PeerLink {
             self.last_error = Some(end);
             self.bury(link);
             self.drop_live(now, DownReason::Ended(end), out);
-            self.back_off(now);
+            self.back_off(now, end);
         } else {
             self.parked = None;
         }

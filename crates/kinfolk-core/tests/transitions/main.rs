@@ -9,6 +9,7 @@
 )]
 
 mod arbitration;
+mod backoff;
 mod intents;
 mod live;
 mod memory;
