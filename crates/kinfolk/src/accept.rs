@@ -31,7 +31,7 @@ use crate::peers::control::{self, ControlError};
 use crate::peers::manager::PeerManagerMessage;
 use crate::peers::session::{Arrived, is_no_common_protocol};
 use crate::protocol::stream::wire_code;
-use crate::supervision::{OwnedTask, lock};
+use crate::supervision::{OwnedTask, Pulse, lock};
 
 /// The actor.
 pub(crate) struct Accept;
@@ -40,10 +40,13 @@ pub(crate) struct Accept;
 pub(crate) struct AcceptArguments {
     pub(crate) context: Arc<Context>,
     pub(crate) endpoint: Endpoint,
+    pub(crate) pulse: Arc<Pulse>,
 }
 
-/// Reports of its own loop.
+/// Reports of its own loop, and what its parent asks.
 pub(crate) enum AcceptMessage {
+    /// Is it well?
+    Pulse,
     /// The loop ended: the endpoint was closed.
     EndpointClosed,
     /// The loop panicked, with this text.
@@ -57,6 +60,7 @@ local_only!(AcceptMessage);
 /// It owns the loop.
 pub(crate) struct AcceptState {
     context: Arc<Context>,
+    pulse: Arc<Pulse>,
     _loop: OwnedTask,
 }
 
@@ -70,13 +74,14 @@ impl Accept {
         here!(arguments.context, Point::AcceptPreStart).pass().await?;
         let context = Arc::clone(&arguments.context);
         let task = here!(context, Point::AcceptTask);
-        let (me, accepting) = (myself.clone(), accept(arguments.context, arguments.endpoint));
+        let (me, pulse) = (myself.clone(), arguments.pulse);
+        let accepting = accept(arguments.context, arguments.endpoint, Arc::clone(&pulse));
         let accepting = async move {
             accepting.await;
             let _ = me.send_message(AcceptMessage::EndpointClosed);
         };
         let accepting = OwnedTask::spawn(&myself, task, accepting, AcceptMessage::LoopPanicked);
-        Ok(AcceptState { context, _loop: accepting })
+        Ok(AcceptState { context, pulse, _loop: accepting })
     }
 
     async fn handle(
@@ -87,6 +92,10 @@ impl Accept {
     ) -> Result<(), ActorProcessingErr> {
         here!(state.context, message.point()).pass().await?;
         match message {
+            AcceptMessage::Pulse => {
+                state.pulse.pass_on();
+                Ok(())
+            }
             AcceptMessage::EndpointClosed => {
                 myself.stop(Some("the endpoint was closed".to_owned()));
                 Ok(())
@@ -110,7 +119,7 @@ impl Drop for Pass {
     }
 }
 
-async fn accept(context: Arc<Context>, endpoint: Endpoint) {
+async fn accept(context: Arc<Context>, endpoint: Endpoint, pulse: Arc<Pulse>) {
     let pending = context.limits.gate.pending.min(Semaphore::MAX_PERMITS);
     let mailbox = Arc::new(Semaphore::new(pending));
     let mut handshakes = JoinSet::new();
@@ -135,6 +144,7 @@ async fn accept(context: Arc<Context>, endpoint: Endpoint) {
                     context.counters.count(Family::Panicked, "admission");
                 }
             }
+            () = pulse.answer() => {}
         }
     }
 }

@@ -148,14 +148,14 @@ mod injection {
         Node Message [
             NodeOpen, NodeOpenEager, NodeCall, NodeHold, NodeServe, NodeUnserve, NodeSubscribe, NodeMetrics, NodePeers, NodeWhy,
             NodeMonitor, NodeAddress, NodeAddAddress, NodeRemoveAddress, NodeDisconnect, NodeBan, NodeUnban, NodeDrain,
-            NodeShutdown, NodeStart, NodeTaskPanicked,
+            NodeShutdown, NodeStart, NodeWatch, NodeTaskPanicked,
         ];
-        Node Task [NodeFollowsAddress, NodeRequest, NodeRestart];
+        Node Task [NodeFollowsAddress, NodeRequest, NodeRestart, NodeWatches];
         PeerManager Callback [ManagerPreStart, ManagerSupervise, ManagerPostStop];
         PeerManager Message [
             ManagerAsk, ManagerCancel, ManagerHold, ManagerAddressNews, ManagerArrived, ManagerConnected, ManagerWelcomed,
             ManagerDraining, ManagerTick, ManagerDisconnect, ManagerBan, ManagerUnban, ManagerShutDown, ManagerWhy, ManagerPeers,
-            ManagerMetrics, ManagerMonitor, ManagerTaskPanicked,
+            ManagerMetrics, ManagerMonitor, ManagerPulse, ManagerTaskPanicked,
         ];
         PeerManager Task [ManagerClock, ManagerRefusal];
         Session Callback [SessionPreStart];
@@ -167,7 +167,7 @@ mod injection {
             SessionDials, SessionWatches, SessionReads, SessionServes, SessionDrains, SessionRefuses, SessionWrites, SessionHolds,
         ];
         Accept Callback [AcceptPreStart];
-        Accept Message [AcceptEndpointClosed, AcceptLoopPanicked];
+        Accept Message [AcceptPulse, AcceptEndpointClosed, AcceptLoopPanicked];
         Accept Task [AcceptTask, AcceptLoop, AcceptHandshake];
     }
 

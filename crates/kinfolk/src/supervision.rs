@@ -5,7 +5,7 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -132,6 +132,43 @@ impl OwnedTask {
 impl Drop for OwnedTask {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// A question that a child answers for as long as it is well: its parent asks, its actor passes the question on to its task, and the task
+/// answers. A child that hangs in either leaves it unanswered.
+#[derive(Debug, Default)]
+pub(crate) struct Pulse {
+    unanswered: AtomicU32,
+    passed_on: Notify,
+}
+
+/// Questions that a child may leave unanswered. Of two, at least one was asked while this process had time to answer: where it was stopped
+/// for a while, the next question comes at once and the one after that does not.
+const UNANSWERED_MAX: u32 = 2;
+
+impl Pulse {
+    /// Asks once more; false if the child has left as many unanswered as it may.
+    pub(crate) fn ask(&self) -> bool {
+        let unanswered = self.unanswered.load(Ordering::Relaxed);
+        self.unanswered.store(unanswered.saturating_add(1), Ordering::Relaxed);
+        unanswered < UNANSWERED_MAX
+    }
+
+    /// The child was given up for its silence.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.unanswered.load(Ordering::Relaxed) > UNANSWERED_MAX
+    }
+
+    /// What the actor does when it is asked.
+    pub(crate) fn pass_on(&self) {
+        self.passed_on.notify_one();
+    }
+
+    /// What the task does all the time: waits for a question and answers it. Cancel safe.
+    pub(crate) async fn answer(&self) {
+        self.passed_on.notified().await;
+        self.unanswered.store(0, Ordering::Relaxed);
     }
 }
 

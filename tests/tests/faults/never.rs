@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use kinfolk::error::OpenError;
-use kinfolk::fault::{Crash, Point};
-use kinfolk::{LinkEnd, NodeEvent, Options, Terminal};
-use kinfolk_tests::support::node::{ECHO, connect};
-use kinfolk_tests::support::wait::within;
+use kinfolk::fault::{Crash, Faults, Point};
+use kinfolk::{LinkEnd, NodeEvent, Options};
+use kinfolk_tests::support::events::EventLog;
+use kinfolk_tests::support::node::{ECHO, Mortal, builder, connect};
+use kinfolk_tests::support::wait::{eventually, within};
 
 use crate::scene::{SOON, Scene, limits};
 
@@ -44,8 +45,7 @@ async fn a_session_that_never_answers_its_dial_is_given_up_and_the_peer_is_diall
 }
 
 #[tokio::test]
-async fn a_manager_that_never_returns_lets_asks_end_by_their_deadlines_and_questions_with_the_node()
-{
+async fn a_manager_that_never_returns_is_restarted_and_questions_are_answered_by_the_next() {
     let mut scene = Scene::new(&[]).await;
     scene.faults.arm(Point::ManagerPeers, Crash::Never);
     let alice = scene.alice.clone();
@@ -57,16 +57,42 @@ async fn a_manager_that_never_returns_lets_asks_end_by_their_deadlines_and_quest
     let opened = scene.alice.open_with(scene.bob.addr(), ECHO, options).await;
     assert_eq!(opened.expect_err("nobody dials"), OpenError::TimedOut { cause: None });
     assert!(begun.elapsed() < deadline + SLACK, "{:?}", begun.elapsed());
-    // Streams of live sessions know nothing of it, and the question waits.
+    // Streams of live sessions know nothing of it until it is killed.
     scene.kept_lives().await;
-    assert!(!question.is_finished());
 
-    let begun = Instant::now();
-    assert_eq!(scene.alice.shutdown().await, Terminal::Shutdown);
-    // Its own deadline, a manager that does not stop, the endpoint.
-    let bound = limits().shutdown_deadline + KILL + Duration::from_secs(3);
-    assert!(begun.elapsed() < bound + SLACK, "{:?}", begun.elapsed());
-    let answer = within(SOON, "the question's end", question).await.expect("no panic");
-    assert_eq!(answer.expect_err("the node has ended").0, Terminal::Shutdown);
+    let restarted = |event: &NodeEvent| matches!(event, NodeEvent::Restarted { .. });
+    let event = scene.log.next(SOON, "the restart", restarted).await;
+    let took = begun.elapsed();
+    let NodeEvent::Restarted { actor, cause } = event else { panic!("{event:?}") };
+    let unresponsive = limits().unresponsive;
+    assert_eq!((actor, cause), ("peer_manager", format!("it was silent for {unresponsive:?}")));
+    // A little of it had passed before the strike.
+    assert!(took < unresponsive.mul_f64(1.5) + SLACK, "{took:?}");
+    within(SOON, "the answer", question).await.expect("no panic").expect("the node lives");
     scene.over().await;
+}
+
+/// As a laptop that sleeps: nothing runs, and then everything is late at once.
+#[tokio::test]
+async fn a_node_that_was_stopped_for_longer_than_its_parts_may_be_silent_restarts_none() {
+    let mut limits = limits();
+    limits.unresponsive = Duration::from_millis(600);
+    for round in 0..5 {
+        let faults = Faults::default();
+        let mortal = Mortal::spawn(builder(1).limits(limits.clone()).faults(&faults)).await;
+        let mut log = EventLog::of(&mortal.node).await;
+        let pause = mortal.pause();
+        let stopped = Duration::from_millis(1300 + 150 * round);
+        tokio::task::spawn_blocking(move || std::thread::sleep(stopped)).await.expect("slept");
+        drop(pause);
+        // Twice as many looks at the parts as it takes to give one up.
+        const LOOKS: usize = 6;
+        for _ in 0..LOOKS {
+            faults.arm(Point::NodeWatch, Crash::Stall(Duration::ZERO));
+        }
+        eventually(SOON, "the looks", async || faults.strikes(Point::NodeWatch) == LOOKS).await;
+        assert_eq!(log.count(|event| matches!(event, NodeEvent::Restarted { .. })), 0);
+        within(SOON, "an answer", mortal.node.peers()).await.expect("it is well");
+        mortal.kill().await;
+    }
 }

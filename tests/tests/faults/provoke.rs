@@ -77,6 +77,8 @@ pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
     match point {
         P::NodePreStart | P::SessionWrites => unreachable!("out of reach"),
         P::NodeFollowsAddress | P::NodeTaskPanicked => {}
+        // They pass by themselves, again and again.
+        P::NodeWatch | P::NodeWatches | P::ManagerPulse | P::AcceptPulse => {}
         P::NodeOpen => tell(M::Open(bob.addr().into(), ECHO, Options::new(), port())),
         P::NodeOpenEager => tell(M::OpenEager(bob.addr().into(), ECHO, Options::new(), port())),
         P::NodeCall | P::NodeRequest => {

@@ -28,6 +28,7 @@ pub(crate) fn limits() -> Limits {
     let mut limits = quick_limits();
     limits.drain_deadline = Duration::from_millis(500);
     limits.shutdown_deadline = Duration::from_secs(1);
+    limits.unresponsive = Duration::from_secs(4);
     limits.gate.peer_rate = kinfolk::Rate::new(10_000, Duration::from_millis(1));
     limits
 }

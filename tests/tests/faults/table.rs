@@ -44,7 +44,7 @@ enum Effect {
     End,
     /// The node is being shut down, and gets to its end.
     ShutDown,
-    /// The actor does no more until the node is shut down.
+    /// The root, or a part that it waits for, does no more until the node is shut down.
     Stuck,
 }
 
@@ -56,17 +56,20 @@ fn effect(point: Point, crash: Crash) -> Effect {
         Point::ManagerPreStart => return Effect::Restart("peer_manager"),
         Point::AcceptPreStart => return Effect::Restart("accept"),
         Point::ManagerRefusal | Point::AcceptHandshake | Point::NodeRequest => return Effect::None,
-        Point::NodeRestart | Point::AcceptTask | Point::AcceptLoop if never => {
-            return Effect::Stuck;
-        }
+        Point::NodeRestart if never => return Effect::Stuck,
         _ => {}
     }
     let is_task = point.kind() == Kind::Task;
     match point.actor() {
-        _ if is_task && never => Effect::None,
-        // Sessions that never return are ended by their deadlines; that is not `Stuck`.
+        Actor::Node if never => {
+            if is_task {
+                Effect::None
+            } else {
+                Effect::Stuck
+            }
+        }
+        // Sessions that never return are ended by their deadlines.
         Actor::Session if never => Effect::None,
-        _ if never => Effect::Stuck,
         Actor::Session if crash == Crash::Error => Effect::Session(LinkEnd::Failed),
         Actor::Session => Effect::Session(LinkEnd::Panicked),
         Actor::Node => Effect::End,
@@ -170,27 +173,18 @@ async fn lives_on(scene: &mut Scene, point: Point) {
     scene.asks_add_up().await;
 }
 
-/// An actor that never returns: its siblings live on, asks end by their deadlines, and the shutdown by its own.
+/// The root never returns, or waits for ever to restart a part: the parts that run live on, asks end by their deadlines, and the shutdown by
+/// its own.
 async fn stuck(scene: &mut Scene, point: Point) {
-    let is_draining = matches!(point, Point::NodePostStop | Point::ManagerShutDown);
-    if !is_draining {
-        if needs_restart_of(point) != Some(Victim::PeerManager) {
-            scene.kept_lives().await;
-        }
+    if point != Point::NodePostStop {
+        scene.kept_lives().await;
         scene.ask(scene.bob.addr());
     }
     scene.asks_end().await;
-    if point.actor() == Actor::Accept {
-        scene.is_usable(false).await;
-        scene.asks_add_up().await;
-    }
     let begun = Instant::now();
     let end = within(3 * SOON, "the shutdown", scene.alice.shutdown()).await;
-    let bound = match point.actor() {
-        // The root is killed, as nothing else can end it.
-        Actor::Node => KILLED,
-        _ => STOPPED,
-    };
+    // A root that hangs is killed, as nothing else can end it.
+    let bound = if point == Point::NodeRestart { STOPPED } else { KILLED };
     let latest = limits().shutdown_deadline + bound;
     assert!(begun.elapsed() < latest, "{end:?} after {:?}", begun.elapsed());
 }
@@ -253,7 +247,7 @@ fn whatever_returns_an_error_is_contained_in_one_event_and_leaves_nothing_behind
 }
 
 #[test]
-fn whatever_never_returns_is_bounded_by_a_deadline_and_hangs_nothing_else() {
+fn whatever_never_returns_is_restarted_or_ends_by_a_deadline_and_hangs_nothing_else() {
     table(Crash::Never);
 }
 

@@ -29,6 +29,7 @@ impl NodeMessage {
             Self::Drain(_) => Point::NodeDrain,
             Self::Shutdown => Point::NodeShutdown,
             Self::Internal(Internal(Note::Start(_))) => Point::NodeStart,
+            Self::Internal(Internal(Note::Watch)) => Point::NodeWatch,
             Self::Internal(Internal(Note::TaskPanicked(_))) => Point::NodeTaskPanicked,
             Self::Internal(Internal(Note::Crash(..))) => return None,
         })
@@ -55,6 +56,7 @@ impl PeerManagerMessage {
             Self::Peers(_) => Point::ManagerPeers,
             Self::Metrics(_) => Point::ManagerMetrics,
             Self::Monitor(..) => Point::ManagerMonitor,
+            Self::Pulse => Point::ManagerPulse,
             Self::TaskPanicked(_) => Point::ManagerTaskPanicked,
             Self::Crash(..) => return None,
         })
@@ -82,6 +84,7 @@ impl SessionMessage {
 impl AcceptMessage {
     pub(crate) fn point(&self) -> Option<Point> {
         match self {
+            Self::Pulse => Some(Point::AcceptPulse),
             Self::EndpointClosed => Some(Point::AcceptEndpointClosed),
             Self::LoopPanicked(_) => Some(Point::AcceptLoopPanicked),
             Self::Crash(_) => None,

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A part that fails is restarted at once, then with growing delays; the sixth failure within ten seconds ends the node with that
-//! failure as its cause. The endpoint lives here, above everything that can be restarted. Its handlers await nothing but the local
+//! failure as its cause. A part that hangs is killed, and so restarted: each is asked twice within [`Limits::unresponsive`] whether it is well. The endpoint lives here, above everything that can be restarted. Its handlers await nothing but the local
 //! start of a part; what takes longer runs in tasks.
 
 use std::panic::AssertUnwindSafe;
@@ -29,7 +29,7 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::accept::{Accept, AcceptArguments};
+use crate::accept::{Accept, AcceptArguments, AcceptMessage};
 use crate::context::Context;
 use crate::error::{OpenError, ServeError};
 use crate::events::NodeEvent;
@@ -45,7 +45,7 @@ use crate::peers::manager::{PeerManager, PeerManagerArguments, PeerManagerMessag
 use crate::protocol::open::{self, Options, Peer};
 use crate::protocol::service::Service;
 use crate::protocol::stream::{RecvStream, SendStream};
-use crate::supervision::{ChildEnd, OwnedTask, Restarts, child_end, lock, panic_text};
+use crate::supervision::{ChildEnd, OwnedTask, Pulse, Restarts, child_end, lock, panic_text};
 
 /// Largest request or answer that may travel in a message; larger ones belong on a stream or in [`Node::call`](crate::Node::call).
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -123,6 +123,8 @@ pub struct Internal(pub(crate) Note);
 pub(crate) enum Note {
     /// The delay before a restart is over.
     Start(Part),
+    /// It is time to ask the parts whether they are well.
+    Watch,
     /// A task of the node's own panicked.
     TaskPanicked(String),
     #[cfg(feature = "fault-injection")]
@@ -167,7 +169,7 @@ pub(crate) struct RootState {
     myself: ActorRef<NodeMessage>,
     context: Arc<Context>,
     alpn: Vec<u8>,
-    parts: Vec<(Part, ActorCell)>,
+    parts: Vec<Running>,
     restarts: Restarts,
     /// The waits before a restart.
     restarting: Vec<(Part, OwnedTask)>,
@@ -175,8 +177,17 @@ pub(crate) struct RootState {
     requests: JoinSet<()>,
     places: Arc<Semaphore>,
     _address: OwnedTask,
+    /// The wait for the next look at the parts.
+    watching: Option<OwnedTask>,
     /// Declared last: it outlives everything that uses it.
     endpoint: OwnedEndpoint,
+}
+
+/// A part that was started.
+struct Running {
+    part: Part,
+    cell: ActorCell,
+    pulse: Arc<Pulse>,
 }
 
 /// Closes the endpoint, and says that the node is gone, when its owner is gone: killed and failed actors run nothing else.
@@ -226,12 +237,14 @@ impl Root {
             restarting: Vec::new(),
             requests: JoinSet::new(),
             _address: address,
+            watching: None,
             endpoint: OwnedEndpoint { endpoint, context: Arc::clone(&context) },
             context,
         };
         for part in [Part::PeerManager, Part::Accept] {
             state.start(part).await?;
         }
+        state.watch_later();
         Ok(state)
     }
 
@@ -388,6 +401,7 @@ impl RootState {
             }
             M::Shutdown => self.myself.stop(None),
             M::Internal(Internal(Note::Start(part))) => self.restart(part).await?,
+            M::Internal(Internal(Note::Watch)) => self.watch(),
             M::Internal(Internal(Note::TaskPanicked(text))) => return Err(text.into()),
             #[cfg(feature = "fault-injection")]
             M::Internal(Internal(Note::Crash(victim, crash))) => self.crash(victim, crash).await?,
@@ -435,33 +449,65 @@ impl RootState {
         let supervisor = self.myself.get_cell();
         let context = Arc::clone(&self.context);
         let endpoint = self.endpoint.endpoint.clone();
+        let pulse = Arc::new(Pulse::default());
+        let pulse_too = Arc::clone(&pulse);
         let cell = match part {
             Part::PeerManager => {
                 let alpn = self.alpn.clone();
-                let arguments = PeerManagerArguments { context, endpoint, alpn };
+                let arguments = PeerManagerArguments { context, endpoint, alpn, pulse: pulse_too };
                 let spawned = ractor::Actor::spawn_linked(None, PeerManager, arguments, supervisor);
                 spawned.await?.0.get_cell()
             }
             Part::Accept => {
-                let arguments = AcceptArguments { context, endpoint };
+                let arguments = AcceptArguments { context, endpoint, pulse: pulse_too };
                 ractor::Actor::spawn_linked(None, Accept, arguments, supervisor).await?.0.get_cell()
             }
         };
-        self.parts.push((part, cell));
+        self.parts.push(Running { part, cell, pulse });
         Ok(())
+    }
+
+    /// Asks the parts whether they are well, and kills those that have not said so for long. Their end, as any other, comes by its event.
+    fn watch(&mut self) {
+        for Running { part, cell, pulse } in &self.parts {
+            if !pulse.ask() {
+                cell.kill();
+                continue;
+            }
+            // A part that is gone already tells so by its supervision event.
+            let _ = match part {
+                Part::PeerManager => cell.send_message(PeerManagerMessage::Pulse).is_ok(),
+                Part::Accept => cell.send_message(AcceptMessage::Pulse).is_ok(),
+            };
+        }
+        self.watch_later();
+    }
+
+    fn watch_later(&mut self) {
+        let (myself, wait) = (self.myself.clone(), self.context.limits.unresponsive.mul_f64(0.5));
+        let waiting = async move {
+            tokio::time::sleep(wait).await;
+            let _ = myself.send_message(NodeMessage::Internal(Internal(Note::Watch)));
+        };
+        let here = here!(self.context, Point::NodeWatches);
+        self.watching = Some(OwnedTask::spawn(&self.myself, here, waiting, task_panicked));
     }
 
     async fn supervise(&mut self, event: SupervisionEvent) -> Result<(), ActorProcessingErr> {
         let Some((actor, end)) = child_end(event) else { return Ok(()) };
-        let Some(place) = self.parts.iter().position(|(_, cell)| cell.get_id() == actor) else {
+        let Some(place) = self.parts.iter().position(|running| running.cell.get_id() == actor)
+        else {
             return Ok(());
         };
-        let (part, _) = self.parts.swap_remove(place);
+        let Running { part, pulse, .. } = self.parts.swap_remove(place);
         let cause = match end {
             // Its state goes first: it may hold what the next one needs.
             ChildEnd::Stopped(state) => {
                 drop(state);
                 "it stopped while the node was running".to_owned()
+            }
+            ChildEnd::Killed if pulse.is_lost() => {
+                format!("it was silent for {:?}", self.context.limits.unresponsive)
             }
             ChildEnd::Killed => "it was killed".to_owned(),
             ChildEnd::Failed(error) => error.to_string(),
@@ -508,10 +554,9 @@ impl RootState {
             Victim::PeerManager => self.pass_on(PeerManagerMessage::Crash(None, crash)),
             Victim::Session(peer) => self.pass_on(PeerManagerMessage::Crash(Some(peer), crash)),
             Victim::Accept => {
-                for (part, cell) in &self.parts {
+                for Running { part, cell, .. } in &self.parts {
                     if *part == Part::Accept {
-                        let message = crate::accept::AcceptMessage::Crash(crash);
-                        let _ = cell.send_message::<crate::accept::AcceptMessage>(message);
+                        let _ = cell.send_message(AcceptMessage::Crash(crash));
                     }
                 }
             }
@@ -530,7 +575,7 @@ impl RootState {
         }
         self.requests.shutdown().await;
         for part in [Part::Accept, Part::PeerManager] {
-            for (_, cell) in self.parts.iter().filter(|(running, _)| *running == part) {
+            for Running { cell, .. } in self.parts.iter().filter(|running| running.part == part) {
                 cell.stop(None);
                 let stopped = tokio::time::timeout(PART_STOP, cell.wait(None)).await;
                 if stopped.is_err() {

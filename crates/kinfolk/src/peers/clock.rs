@@ -7,37 +7,37 @@ use ractor::ActorRef;
 use tokio::sync::{Notify, watch};
 
 use crate::peers::manager::PeerManagerMessage;
+use crate::supervision::Pulse;
 
 /// Wakes the manager when its table's next timeout is due, with one message at a time in its mailbox.
 pub(crate) async fn clock(
     mut alarm: watch::Receiver<Option<Instant>>,
     ticked: Arc<Notify>,
+    pulse: Arc<Pulse>,
     manager: ActorRef<PeerManagerMessage>,
 ) {
     loop {
         let due = *alarm.borrow_and_update();
-        match due {
-            Some(due) => {
-                tokio::select! {
-                    () = tokio::time::sleep_until(due.into()) => {
-                        if manager.send_message(PeerManagerMessage::Tick).is_err() {
-                            return;
-                        }
-                        // The alarm is set anew by then.
-                        ticked.notified().await;
-                    }
-                    changed = alarm.changed() => {
-                        if changed.is_err() {
-                            return;
-                        }
-                    }
-                }
+        let time = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                None => std::future::pending().await,
             }
-            None => {
-                if alarm.changed().await.is_err() {
+        };
+        tokio::select! {
+            () = time => {
+                if manager.send_message(PeerManagerMessage::Tick).is_err() {
+                    return;
+                }
+                // The alarm is set anew by then.
+                ticked.notified().await;
+            }
+            changed = alarm.changed() => {
+                if changed.is_err() {
                     return;
                 }
             }
+            () = pulse.answer() => {}
         }
     }
 }

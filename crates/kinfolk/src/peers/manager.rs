@@ -37,7 +37,7 @@ use crate::peers::link::Link;
 use crate::peers::session::{
     Arrived, Session, SessionArguments, SessionFailure, SessionMessage, SessionState, Start,
 };
-use crate::supervision::{ChildEnd, OwnedTask, child_end, lock};
+use crate::supervision::{ChildEnd, OwnedTask, Pulse, child_end, lock};
 
 /// How long a session may take to start: local work that awaits nobody.
 const SESSION_START: Duration = Duration::from_secs(1);
@@ -53,6 +53,7 @@ pub(crate) struct PeerManagerArguments {
     pub(crate) context: Arc<Context>,
     pub(crate) endpoint: Endpoint,
     pub(crate) alpn: Vec<u8>,
+    pub(crate) pulse: Arc<Pulse>,
 }
 
 /// What a waiting intent gets.
@@ -100,6 +101,8 @@ pub(crate) enum PeerManagerMessage {
     Metrics(RpcReplyPort<Metrics>),
     /// Watch a peer.
     Monitor(EndpointId, RpcReplyPort<watch::Receiver<PeerStatus>>),
+    /// Is it well?
+    Pulse,
     /// Its clock panicked.
     TaskPanicked(String),
     /// Fail, as a test asked; a session's peer if it is a session that is to fail.
@@ -132,6 +135,7 @@ pub(crate) struct PeerManagerState {
     alarm: watch::Sender<Option<Instant>>,
     /// Tells the clock that its tick was handled.
     ticked: Arc<Notify>,
+    pulse: Arc<Pulse>,
     _clock: OwnedTask,
 }
 
@@ -153,7 +157,7 @@ impl PeerManager {
         myself: ActorRef<PeerManagerMessage>,
         arguments: PeerManagerArguments,
     ) -> Result<PeerManagerState, ActorProcessingErr> {
-        let PeerManagerArguments { context, endpoint, alpn } = arguments;
+        let PeerManagerArguments { context, endpoint, alpn, pulse } = arguments;
         let task = here!(context, Point::ManagerClock);
         let depth = Arc::new(AtomicUsize::new(0));
         // A restarted manager knows none of the old links: to its peers it is a restarted node.
@@ -161,7 +165,8 @@ impl PeerManager {
         let table = PeerTable::new(context.id, incarnation, &context.limits, rand::random());
         let alarm = watch::Sender::new(None);
         let ticked = Arc::new(Notify::new());
-        let ticking = clock(alarm.subscribe(), Arc::clone(&ticked), myself.clone());
+        let (ticked_too, pulse_too) = (Arc::clone(&ticked), Arc::clone(&pulse));
+        let ticking = clock(alarm.subscribe(), ticked_too, pulse_too, myself.clone());
         let clock = OwnedTask::spawn(&myself, task, ticking, PeerManagerMessage::TaskPanicked);
         // From here on it is told what the app does; what the app did before, it recalls. Nothing falls in between.
         context.set_manager(Some(Mailbox { actor: myself.clone(), depth: Arc::clone(&depth) }));
@@ -183,6 +188,7 @@ impl PeerManager {
             shut_down: Vec::new(),
             alarm,
             ticked,
+            pulse,
             _clock: clock,
         };
         state.recall().await;
@@ -196,7 +202,8 @@ impl PeerManager {
         message: PeerManagerMessage,
         state: &mut PeerManagerState,
     ) -> Result<(), ActorProcessingErr> {
-        if !matches!(message, PeerManagerMessage::Tick | PeerManagerMessage::TaskPanicked(_)) {
+        use PeerManagerMessage as M;
+        if !matches!(message, M::Tick | M::Pulse | M::TaskPanicked(_)) {
             state.depth.fetch_sub(1, Ordering::Relaxed);
         }
         here!(state.context, message.point()).pass().await?;
@@ -302,6 +309,7 @@ impl PeerManagerState {
                 };
                 let _ = reply.send(self.context.monitors.watch(peer, status));
             }
+            M::Pulse => self.pulse.pass_on(),
             M::TaskPanicked(text) => return Err(text.into()),
             #[cfg(feature = "fault-injection")]
             M::Crash(None, crash) => crash.strike().await?,
