@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use kinfolk::{
     DownReason, EndpointAddr, EndpointId, Limits, LinkId, Node, NodeBuilder, PeerStatus,
     ProtocolName, SecretKey, Service,
 };
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
 use super::impair::{Impairment, Pair};
@@ -171,6 +173,8 @@ pub fn relay(seed: u64, a: &Node, b: &Node) -> Pair {
 pub struct Mortal {
     /// The node.
     pub node: Node,
+    /// Its runtime, which runs nothing else. What is spawned here dies with the node, as an app would.
+    pub runtime: Handle,
     thread: std::thread::JoinHandle<()>,
     life: oneshot::Sender<()>,
 }
@@ -187,14 +191,23 @@ impl Mortal {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.expect("a runtime");
             runtime.block_on(async move {
-                let _ = ready.send(serving(builder).await);
+                let _ = ready.send((serving(builder).await, Handle::current()));
                 let _ = (&mut death).await;
             });
             // What the node would still say goes with its tasks.
             drop(runtime);
         });
-        let node = within(PATIENCE, "a node", started).await.expect("the node starts");
-        Self { node, thread, life }
+        let started = within(PATIENCE, "a node", started).await;
+        let (node, runtime) = started.expect("the node starts");
+        Self { node, runtime, thread, life }
+    }
+
+    /// Blocks the node's only thread, so that nothing of it is polled, until the answer is dropped.
+    #[must_use = "the node goes on when this is dropped"]
+    pub fn pause(&self) -> mpsc::Sender<()> {
+        let (paused, goes_on) = mpsc::channel();
+        self.runtime.spawn(async move { _ = goes_on.recv() });
+        paused
     }
 
     /// Returns when nothing of the node is left.

@@ -2,13 +2,14 @@
 //!
 //! Descriptors are counted in the whole process, so these tests have a process of their own and run one at a time.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kinfolk::fault::{Crash, Victim};
 use kinfolk::{Node, NodeEvent, ProtocolName, Rate, Service, Terminal};
 use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::guest::{Guest, hello};
-use kinfolk_tests::support::node::{NEXT, builder, node, quick_limits, serving};
+use kinfolk_tests::support::impair::{Condition, Direction};
+use kinfolk_tests::support::node::{Mortal, NEXT, builder, node, quick_limits, relay, serving};
 use kinfolk_tests::support::stranger::Stranger;
 use kinfolk_tests::support::wait::{eventually, live_tasks, open_fds, within};
 use tokio::sync::Mutex;
@@ -149,4 +150,32 @@ async fn nothing_is_left_of_a_hundred_handlers_that_failed() {
         }
     })
     .await;
+}
+
+/// The node gives `Endpoint::close` 3 s. iroh waits in it for three times the probe timeout of its slowest path, which a long pause or a
+/// long way makes as long as it likes; and once that wait has begun, iroh 1.4.1 aborts nothing when it is given up and the last
+/// handle is dropped (`EndpointInner::abort` returns early). Its tasks go on until the time is over, here some 6 s.
+#[tokio::test]
+async fn a_shutdown_waits_no_longer_than_it_may_for_a_distant_silent_peer_and_iroh_s_tasks_end_too()
+{
+    let _alone = ALONE.lock().await;
+    let mut limits = quick_limits();
+    limits.idle_timeout = Duration::from_secs(30);
+    limits.drain_deadline = Duration::from_millis(500);
+    let alice = Mortal::spawn(builder(1).limits(limits.clone())).await;
+    let bob = Mortal::spawn(builder(2).limits(limits.clone())).await;
+    let pair = relay(7, &alice.node, &bob.node);
+    pair.set(Direction::Both, Condition::delayed(Duration::from_millis(300)));
+    for _ in 0..3 {
+        let asked = alice.node.call::<_, u64>(bob.node.id(), NEXT, &1_u64);
+        assert_eq!(within(SOON, "an answer", asked).await, Ok(2));
+    }
+    pair.partition();
+    let begun = Instant::now();
+    within(SOON, "the shutdown", alice.node.shutdown()).await;
+    // The drain, a moment for the parts, the endpoint.
+    let latest = limits.drain_deadline + Duration::from_secs(1 + 3 + 1);
+    assert!(begun.elapsed() < latest, "{:?}", begun.elapsed());
+    let tasks = || alice.runtime.metrics().num_alive_tasks();
+    eventually(2 * SOON, "no task is left", async || tasks() == 0).await;
 }
