@@ -195,6 +195,17 @@ impl PeerTable {
         self.grant_dials(now, out);
     }
 
+    /// Ends all backoffs: the node has a new way into the network, so that what failed before says nothing of the next dial.
+    pub fn network_news(&mut self, now: Instant, out: &mut Vec<(EndpointId, Output)>) {
+        let of_use = |(_, entry): &(&EndpointId, &Entry)| entry.in_memory_since.is_none();
+        let peers: Vec<EndpointId> =
+            self.peers.iter().filter(of_use).map(|(peer, _)| *peer).collect();
+        for peer in peers {
+            self.pass(now, peer, Input::AddressNews, out);
+        }
+        self.grant_dials(now, out);
+    }
+
     /// When [`PeerTable::handle_timeout`] is due.
     pub fn next_timeout(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)

@@ -141,6 +141,25 @@ fn dials_are_numbered_and_granted_in_the_order_in_which_peers_came() {
 }
 
 #[test]
+fn a_new_address_of_the_node_ends_every_backoff_as_far_as_dials_may_run() {
+    let mut bench = Bench::new(|limits| limits.dials = 2);
+    for peer in 1..=3 {
+        let link = dials(&bench.want(peer, u64::from(peer), Want::Hold))[0].1;
+        assert_eq!(dials(&bench.fail(peer, link)), []);
+    }
+    // Not wanted any more: a memory, which is left alone.
+    let link = dials(&bench.want(4, 4, Want::Hold))[0].1;
+    bench.fail(4, link);
+    bench.tell(4, Input::Cancel(IntentId(4)));
+    let mut told = Vec::new();
+    bench.table.network_news(bench.now, &mut told);
+    let dialled: BTreeSet<_> = dials(&told).into_iter().map(|(peer, _)| peer).collect();
+    assert_eq!(dialled.len(), 2);
+    assert!(dialled.is_subset(&(1..=3).map(id).collect()));
+    assert_eq!(bench.table.totals(bench.now).waiting, 1);
+}
+
+#[test]
 fn more_sessions_than_allowed_are_refused_as_busy() {
     let mut bench = Bench::new(|limits| limits.sessions_inbound = 2);
     assert!(!is_refused(&bench.arrive(1, 1), Code::Busy));

@@ -16,6 +16,7 @@ use kinfolk_core::code::Code;
 use kinfolk_core::gate::{GateReason, Source, Ticket, Verdict};
 use kinfolk_core::wire::Control;
 use ractor::{ActorProcessingErr, ActorRef};
+use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::debug;
@@ -47,7 +48,7 @@ pub(crate) struct AcceptArguments {
 pub(crate) enum AcceptMessage {
     /// Is it well?
     Pulse,
-    /// The loop ended: the endpoint was closed.
+    /// The loop ended: the endpoint takes no more connections.
     EndpointClosed,
     /// The loop panicked, with this text.
     LoopPanicked(String),
@@ -56,6 +57,12 @@ pub(crate) enum AcceptMessage {
     Crash(crate::fault::Crash),
 }
 local_only!(AcceptMessage);
+
+/// The endpoint has ended while the node runs, which iroh's does when it has lost its last socket: with an address that it was bound to and
+/// that its host has no more.
+#[derive(Debug, Error)]
+#[error("the endpoint has ended, as its sockets are gone")]
+pub(crate) struct EndpointLost;
 
 /// It owns the loop.
 pub(crate) struct AcceptState {
@@ -86,7 +93,7 @@ impl Accept {
 
     async fn handle(
         &self,
-        myself: ActorRef<AcceptMessage>,
+        _myself: ActorRef<AcceptMessage>,
         message: AcceptMessage,
         state: &mut AcceptState,
     ) -> Result<(), ActorProcessingErr> {
@@ -96,10 +103,7 @@ impl Accept {
                 state.pulse.pass_on();
                 Ok(())
             }
-            AcceptMessage::EndpointClosed => {
-                myself.stop(Some("the endpoint was closed".to_owned()));
-                Ok(())
-            }
+            AcceptMessage::EndpointClosed => Err(EndpointLost.into()),
             AcceptMessage::LoopPanicked(text) => Err(text.into()),
             #[cfg(feature = "fault-injection")]
             AcceptMessage::Crash(crash) => Ok(crash.strike().await?),

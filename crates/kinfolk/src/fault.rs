@@ -153,7 +153,7 @@ mod injection {
         Node Task [NodeFollowsAddress, NodeRequest, NodeRestart, NodeWatches];
         PeerManager Callback [ManagerPreStart, ManagerSupervise, ManagerPostStop];
         PeerManager Message [
-            ManagerAsk, ManagerCancel, ManagerHold, ManagerAddressNews, ManagerArrived, ManagerConnected, ManagerWelcomed,
+            ManagerAsk, ManagerCancel, ManagerHold, ManagerAddressNews, ManagerNetworkNews, ManagerArrived, ManagerConnected, ManagerWelcomed,
             ManagerDraining, ManagerTick, ManagerDisconnect, ManagerBan, ManagerUnban, ManagerShutDown, ManagerWhy, ManagerPeers,
             ManagerMetrics, ManagerMonitor, ManagerPulse, ManagerTaskPanicked,
         ];

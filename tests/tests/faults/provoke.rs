@@ -49,6 +49,7 @@ pub(crate) fn needs_restart_of(point: Point) -> Option<Victim> {
 /// Points that no test reaches, each with its reason.
 pub(crate) const OUT_OF_REACH: &[(Point, &str)] = &[
     (Point::NodePreStart, "strikes before there is a node: it has tests of its own"),
+    (Point::ManagerNetworkNews, "needs another address of the machine: see `hosts`"),
     (Point::SessionWrites, "needs a peer that shuts its window before the first three frames"),
 ];
 
@@ -75,7 +76,7 @@ pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
         scene.faults.arm(point, crash);
     }
     match point {
-        P::NodePreStart | P::SessionWrites => unreachable!("out of reach"),
+        P::NodePreStart | P::SessionWrites | P::ManagerNetworkNews => unreachable!("out of reach"),
         P::NodeFollowsAddress | P::NodeTaskPanicked => {}
         // They pass by themselves, again and again.
         P::NodeWatch | P::NodeWatches | P::ManagerPulse | P::AcceptPulse => {}

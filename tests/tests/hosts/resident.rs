@@ -28,7 +28,7 @@ pub const NEWS: &str = "kinfolk news: ";
 /// Begins an answer to what could not be done.
 pub const FAILED: &str = "failed: ";
 
-/// Where every node listens: on all interfaces, as an app's would that is to be found.
+/// Where every node listens.
 pub const PORT: u16 = 7_700;
 
 /// How long an echo over a live session may take before the session counts as dead.
@@ -49,11 +49,11 @@ impl Resident {
     async fn obey(&mut self, key: u8, request: &str) -> Result<String, String> {
         let words: Vec<&str> = request.split(' ').collect();
         match (words.as_slice(), &self.node) {
-            (["start", idle_timeout], None) => {
+            (["start", idle_timeout, address], None) => {
                 let mut limits = quick_limits();
                 limits.idle_timeout = Duration::from_millis(parsed(idle_timeout)?);
-                let everywhere = SocketAddr::from(([0, 0, 0, 0], PORT));
-                self.node = Some(serving(builder_at(key, everywhere).limits(limits)).await);
+                let address = SocketAddr::new(parsed(address)?, PORT);
+                self.node = Some(serving(builder_at(key, address).limits(limits)).await);
                 Ok(String::new())
             }
             (["watch", peer], Some(node)) => {
@@ -79,6 +79,7 @@ impl Resident {
                 let metrics = node.metrics().await.map_err(|error| error.to_string())?;
                 Ok(metrics.dials_failed.values().sum::<u64>().to_string())
             }
+            (["closed"], Some(node)) => Ok(node.closed().await.to_string()),
             (["addresses"], Some(node)) => {
                 let addresses: Vec<_> =
                     node.addr().ip_addrs().map(|address| address.ip().to_string()).collect();

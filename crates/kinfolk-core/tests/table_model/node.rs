@@ -221,6 +221,11 @@ impl Node {
                 }
             }
             Op::AddressNews(peer) => self.tell(self.peers[peer], Input::AddressNews),
+            Op::NetworkNews => {
+                let mut told = Vec::new();
+                self.table.network_news(self.now, &mut told);
+                self.carry_out(told);
+            }
             Op::Disconnect(peer) => {
                 let peer = self.peers[peer];
                 self.doing = Doing::Disconnecting(peer);

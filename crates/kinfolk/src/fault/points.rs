@@ -43,6 +43,7 @@ impl PeerManagerMessage {
             Self::Cancel(_) => Point::ManagerCancel,
             Self::Hold(_) => Point::ManagerHold,
             Self::AddressNews(_) => Point::ManagerAddressNews,
+            Self::NetworkNews => Point::ManagerNetworkNews,
             Self::Arrived(..) => Point::ManagerArrived,
             Self::Connected { .. } => Point::ManagerConnected,
             Self::Welcomed { .. } => Point::ManagerWelcomed,

@@ -29,7 +29,7 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::accept::{Accept, AcceptArguments, AcceptMessage};
+use crate::accept::{Accept, AcceptArguments, AcceptMessage, EndpointLost};
 use crate::context::Context;
 use crate::error::{OpenError, ServeError};
 use crate::events::NodeEvent;
@@ -324,13 +324,17 @@ fn small_enough(answer: Bytes) -> Result<Bytes, OpenError> {
     Ok(answer)
 }
 
-/// Keeps the published address in step with what iroh finds out.
+/// Keeps the published address in step with what iroh finds out, and passes on that there is a new one: whom the node could not reach from
+/// elsewhere it may reach from here.
 async fn follow_address(endpoint: Endpoint, context: Arc<Context>) {
     let mut watcher = endpoint.watch_addr();
     context.address.send_replace(watcher.get());
     drop(endpoint);
     while let Ok(address) = watcher.updated().await {
-        context.address.send_replace(address);
+        let before = context.address.send_replace(address.clone());
+        if !address.addrs.is_subset(&before.addrs) {
+            let _ = context.tell_manager(PeerManagerMessage::NetworkNews);
+        }
     }
 }
 
@@ -501,6 +505,8 @@ impl RootState {
         };
         let Running { part, pulse, .. } = self.parts.swap_remove(place);
         let cause = match end {
+            // The next one would find the same.
+            ChildEnd::Failed(error) if error.is::<EndpointLost>() => return Err(error),
             // Its state goes first: it may hold what the next one needs.
             ChildEnd::Stopped(state) => {
                 drop(state);

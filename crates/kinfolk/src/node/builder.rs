@@ -71,7 +71,7 @@ impl NodeBuilder {
     /// Listens on this address instead of on every interface; call it again for the other IP family. Port 0 is any free port.
     ///
     /// On `0.0.0.0` and `[::]`, which is the default, a node follows its host from address to address. Another address has to stay: a node
-    /// that has lost its only one, be it for seconds, ends as failed, and whoever supervises it has to start it again.
+    /// that has lost its only one, be it for a moment, ends as failed, and whoever supervises it has to start it again.
     pub fn bind_addr(mut self, address: SocketAddr) -> Self {
         self.bind.push(address);
         self

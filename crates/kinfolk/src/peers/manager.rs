@@ -75,6 +75,8 @@ pub(crate) enum PeerManagerMessage {
     Hold(IntentId),
     /// The app gave a new address of a peer.
     AddressNews(EndpointId),
+    /// The node itself has a new address.
+    NetworkNews,
     /// An incoming connection said hello. The permit is its place in this mailbox.
     Arrived(Box<Arrived>, OwnedSemaphorePermit),
     /// A dialling session has its connection.
@@ -260,6 +262,10 @@ impl PeerManagerState {
             }
             M::Hold(id) => self.hold(id).await,
             M::AddressNews(peer) => self.input(peer, Input::AddressNews).await,
+            M::NetworkNews => {
+                self.table.network_news(Instant::now(), &mut self.outputs);
+                self.carry_out().await;
+            }
             M::Arrived(arrived, _place) => self.arrived(arrived).await,
             M::Connected { link } => {
                 let (id, peer) = (link.id, link.peer);
