@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use iroh::endpoint::VarInt;
+use kinfolk::fault::{Crash, Faults, Point};
 use kinfolk::{Code, Metrics, Node, Rate};
 use kinfolk_core::wire::Control;
 use kinfolk_tests::support::guest::{Guest, alpn, bytes, hello, knock};
@@ -17,24 +18,33 @@ use tokio::task::JoinSet;
 use crate::scene::{HONEST, SOON, closed, limits};
 
 #[tokio::test]
-async fn a_reconnect_loop_of_one_id_is_refused() {
+async fn a_reconnect_loop_of_one_id_is_refused_before_any_actor_hears_of_it() {
     let mut limits = limits();
     limits.gate.peer_rate = Rate::new(10, Duration::from_secs(60));
-    let node = serving(builder(1).limits(limits)).await;
+    let faults = Faults::default();
+    let node = serving(builder(1).limits(limits).faults(&faults)).await;
     let mallory = Stranger::bind(66).await;
     for n in 1..=10 {
         let guest = Guest::enter(&mallory, &node, hello(1, n)).await;
         guest.connection.close(VarInt::from_u32(0), b"");
     }
-    for n in 11..=15 {
+    // A stall of no time harms nothing, and tells that somebody came by: at the manager, or at a session's start.
+    let points = [Point::ManagerArrived, Point::SessionPreStart];
+    for point in points {
+        faults.arm(point, Crash::Stall(Duration::ZERO));
+    }
+    for n in 11..=110 {
         let (connection, ..) = knock(&mallory, &node, hello(1, n)).await;
         assert_eq!(closed(&connection).await, Some(Code::Busy));
     }
+    assert_eq!(points.map(|point| faults.strikes(point)), [0, 0]);
+    assert_eq!(node.metrics().await.expect("alive").sessions.established, 10);
     let honest = serving(builder(2)).await;
     let call = honest.call::<_, u64>(node.addr(), NEXT, &1_u64);
     assert_eq!(within(HONEST, "the honest peer's answer", call).await, Ok(2));
     let metrics = node.metrics().await.expect("alive");
-    assert_eq!(metrics.incoming_refused.get("peer_rate"), Some(&5));
+    assert_eq!(metrics.incoming_refused.get("peer_rate"), Some(&100));
+    assert_eq!(points.map(|point| faults.strikes(point)), [1, 1], "the honest peer comes by");
 }
 
 /// Strangers of one address that dial as fast as they can, until it is dropped.
