@@ -12,9 +12,9 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use iroh_tickets::endpoint::EndpointTicket;
 use kinfolk::{
-    EndpointAddr, Limits, Node, NodeEvent, Options, ProtocolName, RecvStream, SendStream, Service,
+    Limits, NetworkId, Node, NodeEvent, Options, ProtocolName, RecvStream, SendStream, Service,
+    Ticket,
 };
 use kinfolk_examples::{Error, arguments, init_logs, usage_error, with_causes};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -36,7 +36,7 @@ usage: echo listen [--bind ADDR]
 /// What the command line asks for.
 enum Command {
     Listen(SocketAddr),
-    Dial(EndpointAddr, Option<String>),
+    Dial(Ticket, Option<String>),
     Help,
 }
 
@@ -56,9 +56,9 @@ impl Command {
             ["listen", other, ..] => Err(format!("`listen` does not know `{other}`")),
             ["dial"] => Err("`dial` needs the ticket that `listen` prints".to_owned()),
             ["dial", ticket, message @ ..] => {
-                let address = read_ticket(ticket)?;
+                let ticket = read_ticket(ticket)?;
                 let message = (!message.is_empty()).then(|| message.join(" "));
-                Ok(Self::Dial(address, message))
+                Ok(Self::Dial(ticket, message))
             }
             [other, ..] => Err(format!("`{other}` is neither `listen` nor `dial`")),
             [] => Err("`listen` or `dial`?".to_owned()),
@@ -66,18 +66,14 @@ impl Command {
     }
 }
 
-fn read_ticket(text: &str) -> Result<EndpointAddr, String> {
-    let ticket: EndpointTicket = text.trim().parse().map_err(|error| {
-        format!(
-            "`{text}` is no ticket ({error}); copy the whole line that `listen` printed, which begins with `endpoint`"
-        )
+fn read_ticket(text: &str) -> Result<Ticket, String> {
+    let ticket: Ticket = text.parse().map_err(|error| {
+        format!("`{text}` is no ticket ({error}); copy the whole line that `listen` printed")
     })?;
-    let address = EndpointAddr::from(ticket);
-    if address.is_empty() {
-        let id = address.id.fmt_short();
-        return Err(format!("the ticket names {id}, but no address where it can be reached"));
+    if ticket.network() != NetworkId::from_name(NETWORK) {
+        return Err("the ticket is of another network than `echo`'s".to_owned());
     }
-    Ok(address)
+    Ok(ticket)
 }
 
 #[tokio::main]
@@ -88,7 +84,7 @@ async fn main() -> ExitCode {
     };
     let done = match command {
         Command::Listen(bind) => listen(bind).await,
-        Command::Dial(address, message) => dial(address, message).await,
+        Command::Dial(ticket, message) => dial(ticket, message).await,
         Command::Help => {
             println!("{USAGE}");
             Ok(())
@@ -116,7 +112,7 @@ async fn listen(bind: SocketAddr) -> Result<(), Error> {
     });
     node.serve(ECHO, echo).await?;
     let mut events = node.events().await?;
-    println!("{}", EndpointTicket::new(node.addr()));
+    println!("{}", node.ticket()?);
     eprintln!("this is {}; Ctrl-C ends it", node.id().fmt_short());
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
@@ -144,21 +140,21 @@ async fn listen(bind: SocketAddr) -> Result<(), Error> {
 }
 
 /// Sends lines and prints what comes back, and how long that took.
-async fn dial(address: EndpointAddr, message: Option<String>) -> Result<(), Error> {
+async fn dial(ticket: Ticket, message: Option<String>) -> Result<(), Error> {
     init_logs()?;
     let mut limits = Limits::default();
     limits.dial_deadline = ATTEMPT;
     let node = Node::builder(NETWORK).limits(limits).spawn().await?;
-    let talked = talk(&node, address, message).await;
+    let talked = talk(&node, ticket, message).await;
     // Tells the listener, whatever happened.
     node.shutdown().await;
     talked
 }
 
-async fn talk(node: &Node, address: EndpointAddr, message: Option<String>) -> Result<(), Error> {
+async fn talk(node: &Node, ticket: Ticket, message: Option<String>) -> Result<(), Error> {
     let began = Instant::now();
     let options = Options::new().deadline(PATIENCE);
-    let (mut send, recv) = node.open_with(address, ECHO, options).await?;
+    let (mut send, recv) = node.open_with(ticket, ECHO, options).await?;
     eprintln!("connected with {} in {:.1?}", send.peer().fmt_short(), began.elapsed());
     let mut recv = BufReader::new(recv);
     match message {

@@ -13,6 +13,7 @@ use std::time::Instant;
 use iroh::{EndpointAddr, EndpointId};
 use kinfolk_core::address_book::{AddressBook, BookError};
 use kinfolk_core::gate::Gate;
+use kinfolk_core::id::NetworkId;
 use kinfolk_core::intent::{IntentId, Outcome};
 use kinfolk_core::limits::Limits;
 use kinfolk_core::peer_link::{DownReason, LinkEnd};
@@ -34,6 +35,7 @@ use crate::supervision::lock;
 /// See the module page.
 pub(crate) struct Context {
     pub(crate) id: EndpointId,
+    pub(crate) network: NetworkId,
     pub(crate) limits: Limits,
     pub(crate) counters: Counters,
     /// `None` once the node has ended, so that whoever listens gets to the end.
@@ -97,10 +99,16 @@ impl std::fmt::Debug for Context {
 
 impl Context {
     /// It has to be made on the runtime that the node will run on.
-    pub(crate) fn new(id: EndpointId, limits: Limits, admission: Admission) -> Self {
+    pub(crate) fn new(
+        id: EndpointId,
+        network: NetworkId,
+        limits: Limits,
+        admission: Admission,
+    ) -> Self {
         let places = limits.streams_inbound.min(Semaphore::MAX_PERMITS);
         Self {
             id,
+            network,
             counters: Counters::default(),
             events: Mutex::new(Some(broadcast::Sender::new(limits.events))),
             monitors: Monitors::default(),

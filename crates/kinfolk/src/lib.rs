@@ -67,6 +67,7 @@ pub use kinfolk_core::intent::{Failure, Outcome, Priority};
 pub use kinfolk_core::limits::{Limits, LimitsError};
 pub use kinfolk_core::peer_link::{DialFailure, Direction, DownReason, LinkEnd, PeerState, Why};
 pub use kinfolk_core::peer_table::PeerSummary;
+pub use kinfolk_core::ticket::{Ticket, TicketError};
 pub use metrics::{Metrics, PeerMetrics, ProtocolMetrics, SessionMetrics};
 pub use monitor::PeerStatus;
 pub use node::actor::{MESSAGE_BYTES_MAX, NodeMessage, OpenReply};

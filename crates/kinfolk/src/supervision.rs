@@ -120,7 +120,7 @@ impl OwnedTask {
                 }
             };
             #[cfg(not(feature = "fault-injection"))]
-            drop(here);
+            let Here = here;
             if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
                 // An owner that is gone has no more use for it.
                 let _ = owner.send_message(panicked(panic_text(panic.as_ref())));

@@ -144,13 +144,14 @@ impl NodeBuilder {
         if self.network.is_empty() {
             return Err(SpawnError::EmptyNetworkName);
         }
-        let alpn = NetworkId::from_name(&self.network).alpn();
+        let network = NetworkId::from_name(&self.network);
+        let alpn = network.alpn();
         let key = self.identity.load()?;
         #[cfg_attr(
             not(feature = "fault-injection"),
             allow(unused_mut, reason = "tests set faults")
         )]
-        let mut context = Context::new(key.public(), self.limits, self.admission);
+        let mut context = Context::new(key.public(), network, self.limits, self.admission);
         #[cfg(feature = "fault-injection")]
         {
             context.faults = self.faults;

@@ -8,6 +8,7 @@ use iroh::{EndpointAddr, EndpointId};
 use kinfolk_core::id::ProtocolName;
 use kinfolk_core::peer_link::Why;
 use kinfolk_core::peer_table::PeerSummary;
+use kinfolk_core::ticket::{Ticket, TicketError};
 use kinfolk_core::wire::StreamMode;
 use ractor::ActorRef;
 use serde::Serialize;
@@ -68,6 +69,15 @@ impl Node {
     /// Where the node can be reached, as far as it knows now.
     pub fn addr(&self) -> EndpointAddr {
         self.context.address.borrow().clone()
+    }
+
+    /// A line of text by which others can reach the node, as far as it knows now how they can.
+    ///
+    /// # Errors
+    ///
+    /// While no address of the node is known, or if it has more than a ticket carries.
+    pub fn ticket(&self) -> Result<Ticket, TicketError> {
+        Ticket::new(self.context.network, self.addr())
     }
 
     /// The root actor, for apps that prefer messages.

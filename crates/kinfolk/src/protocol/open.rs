@@ -17,6 +17,7 @@ use kinfolk_core::id::ProtocolName;
 use kinfolk_core::intent::{
     Failure, Intent, IntentId, Next, Outcome, Priority, Progress, StreamLoss, Want, after_loss,
 };
+use kinfolk_core::ticket::Ticket;
 use kinfolk_core::wire::{LENGTH_BYTES, StreamHeader, StreamMode, call_length, call_prefix};
 use tokio::sync::oneshot;
 
@@ -55,6 +56,13 @@ impl From<&EndpointId> for Peer {
 impl From<EndpointAddr> for Peer {
     fn from(address: EndpointAddr) -> Self {
         Self { id: address.id, address: (!address.is_empty()).then_some(address) }
+    }
+}
+
+/// The member that the ticket names. A ticket of another network leads to [`DialFailure::NoCommonProtocol`](kinfolk_core::peer_link::DialFailure).
+impl From<Ticket> for Peer {
+    fn from(ticket: Ticket) -> Self {
+        Self::from(EndpointAddr::from(ticket))
     }
 }
 
