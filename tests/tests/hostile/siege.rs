@@ -23,8 +23,9 @@ const DIALS_PER_ID: u64 = 10;
 /// How many of the ids attack at the same time, all with all their dials.
 const AT_ONCE: usize = 50;
 
-/// How long an attacker waits for a handshake, and stays if it gets one.
-const PATIENCE: Duration = Duration::from_millis(300);
+/// How long an attacker waits for a handshake, and stays if it gets one: less than until it would send its first packet again, and enough
+/// for that packet to leave, as ten dials begin at once at each of fifty attackers.
+const PATIENCE: Duration = Duration::from_millis(700);
 
 /// How long the whole flood may take, on a busy machine.
 const FLOOD: Duration = Duration::from_secs(120);
@@ -81,7 +82,7 @@ async fn dial(stranger: Arc<Stranger>, node: EndpointAddr, n: u64) {
 async fn occupation(node: &EndpointAddr) -> Vec<(Stranger, Guest)> {
     let mut seated = Vec::new();
     for n in IDS..IDS + 2 * LIVE_PER_ADDRESS {
-        let stranger = Stranger::builder(key(n)).handshake_deadline(PATIENCE * 3).bind().await;
+        let stranger = Stranger::builder(key(n)).handshake_deadline(PATIENCE * 2).bind().await;
         if let Ok(connection) = stranger.connect(node.clone(), &alpn()).await {
             let hello = bytes(&Control::Hello(hello(1, 1)));
             let (send, mut receive) = say(&connection, &hello).await.expect("the node listens");
@@ -141,12 +142,13 @@ async fn ten_thousand_dials_of_a_thousand_ids_at_one_address_cost_little_and_kee
     let (median, p99) = (percentile(&mut times, 50), percentile(&mut times, 99));
     println!(
         "{dials} dials in {took:.1?}: {} newcomers answered after {median:.0?}, p99 {p99:.0?}, at most {live} inbound, \
-         {} KiB more resident, {busy:.1?} of processor time",
+         {} KiB more resident, {busy:.1?} of processor time, {} ignored",
         times.len(),
         growth / 1024,
+        after.get("address_rate") - before.get("address_rate"),
     );
     assert_eq!(dials, IDS * DIALS_PER_ID);
-    // Nearly all of it was turned away, without a word and by address: the flood was one.
+    // Nearly all that came was turned away, without a word and by address. On a busy machine some attackers are too slow even to send.
     let ignored = after.get("address_rate") - before.get("address_rate");
     assert!(ignored >= dials / 2, "{after:?}");
     assert!(times.len() >= 10, "too few newcomers to tell");
