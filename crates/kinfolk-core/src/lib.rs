@@ -29,6 +29,7 @@ pub mod intent;
 pub mod limits;
 pub mod peer_link;
 pub mod peer_table;
+pub mod record;
 pub mod wire;
 
 pub use iroh_base::{EndpointAddr, EndpointId, TransportAddr};
