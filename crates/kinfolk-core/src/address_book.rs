@@ -1,11 +1,14 @@
 //! The address book: where to dial each peer.
 //!
 //! It decides for the peer manager which addresses of a peer are kept, which are dropped and who
-//! makes room for whom. An address is in one of two slots: *configured* (typed by the app, kept
-//! until the app removes it, whatever a remote does) or *learned* (seen on a live link of our own:
+//! makes room for whom. An address is in one of three slots: *configured* (typed by the app, kept
+//! until the app removes it, whatever a remote does), *learned* (seen on a live link of our own:
 //! where an incoming link came from, or the selected path of an outgoing one; bounded, and dropped
-//! when it stops helping). It never takes in what peers say about themselves or others, never looks
-//! anything up, never dials, and never decides when to dial again.
+//! when it stops helping) or *signed* (said by the peer itself in its record, as long as the catalog
+//! keeps that). What is configured and what is signed never shadow each other: an address may be in
+//! both slots, and leaves one without leaving the other. The book never takes in what is not signed,
+//! never checks a signature, never looks anything up, never dials, and never decides when to dial
+//! again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -27,14 +30,17 @@ pub struct AddressLimits {
     /// Learned addresses per peer. Default 4: direct v4, direct v6 and a relay, and one to spare for
     /// a peer that moves between two networks. A guess.
     pub learned_per_peer: usize,
-    /// Peers with addresses of either kind. Default 4096: far more than a node holds links with, and
-    /// some 10 MiB if every one of them had all the addresses it may have. A guess.
+    /// Signed addresses per peer. Default 8, all that a record can name.
+    pub signed_per_peer: usize,
+    /// Peers with addresses of any kind. Default 16 384: the 10 000 of a full catalog, and far more
+    /// than a node holds links with besides; some 50 MiB if every one of them had all the addresses
+    /// it may have. A guess.
     pub peers: usize,
 }
 
 impl Default for AddressLimits {
     fn default() -> Self {
-        Self { configured_per_peer: 16, learned_per_peer: 4, peers: 4096 }
+        Self { configured_per_peer: 16, learned_per_peer: 4, signed_per_peer: 8, peers: 16_384 }
     }
 }
 
@@ -85,14 +91,14 @@ pub struct AttemptRecord {
     pub last_failure: Option<Instant>,
 }
 
-/// What became of a learned address.
+/// What became of a learned address, or of signed ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Learned {
     /// It is in the book.
     Kept,
-    /// It is in the book, and this other peer, who had learned addresses only, no longer is.
+    /// It is in the book, and this other peer, who had no configured addresses, no longer is.
     Displaced(EndpointId),
-    /// It is not: every peer in the book is configured, or the limits leave no place for learning.
+    /// It is not: every peer in the book weighs more, or the limits leave no place for it.
     NoRoom,
 }
 
@@ -103,6 +109,8 @@ pub enum Slot {
     Configured,
     /// A live link of our own.
     Learned,
+    /// The peer's own record.
+    Signed,
 }
 
 /// One address of a peer, for those who ask why it is dialled.
@@ -125,8 +133,8 @@ pub struct AddressBook {
     limits: AddressLimits,
     /// Only peers with at least one address.
     peers: BTreeMap<EndpointId, Entry>,
-    /// The peers with learned addresses only, by their newest success: the first makes room.
-    evictable: BTreeSet<(Instant, EndpointId)>,
+    /// The peers without configured addresses: the first makes room.
+    evictable: BTreeSet<(Weight, EndpointId)>,
     evictions: u64,
     latest: Option<Instant>,
 }
@@ -140,8 +148,9 @@ impl AddressBook {
 
     /// Adds addresses that the app vouches for. Returns whether any of them was not configured before.
     ///
-    /// An address that was learned becomes the app's. If the table of peers is full, the peer that
-    /// only has learned addresses and was reached the longest time ago makes room.
+    /// An address that was learned becomes the app's. If the table of peers is full, a peer that only
+    /// has signed addresses makes room, or the one with learned addresses that was reached the
+    /// longest time ago.
     ///
     /// # Errors
     ///
@@ -160,7 +169,7 @@ impl AddressBook {
         if got > limit {
             return Err(BookError::TooMany { limit, got });
         }
-        if self.make_room(&id).is_err() {
+        if self.make_room(&id, true).is_err() {
             let limit = self.limits.peers;
             return Err(BookError::Full { limit });
         }
@@ -174,7 +183,7 @@ impl AddressBook {
 
     /// Removes a configured address of a peer, or all of them. Returns how many.
     ///
-    /// Learned addresses stay, but their peer can be evicted from now on if nothing is left that the
+    /// Other addresses stay, but their peer can be evicted from now on if nothing is left that the
     /// app vouches for.
     pub fn unconfigure(&mut self, peer: &EndpointId, addr: Option<&TransportAddr>) -> usize {
         if !self.knows(peer) {
@@ -197,10 +206,36 @@ impl AddressBook {
         if capacity == 0 && !self.peers.get(&peer).is_some_and(is_configured) {
             return Learned::NoRoom;
         }
-        let Ok(displaced) = self.make_room(&peer) else {
+        let Ok(displaced) = self.make_room(&peer, true) else {
             return Learned::NoRoom;
         };
         self.change(peer, |entry| entry.learn(now, addr, capacity));
+        displaced.map_or(Learned::Kept, Learned::Displaced)
+    }
+
+    /// Puts what the newest record of `peer` says in the place of what an earlier one said; nothing, if
+    /// there is no record any more. The caller leaves out what may not be dialled.
+    ///
+    /// If the table of peers is full, the peer that only has signed addresses and signed the longest
+    /// time ago makes room, and nobody else: what was configured or led somewhere weighs more.
+    pub fn signed(
+        &mut self,
+        now: Instant,
+        peer: EndpointId,
+        addrs: impl IntoIterator<Item = TransportAddr>,
+    ) -> Learned {
+        let now = self.tick(now);
+        let addrs: BTreeSet<_> = addrs.into_iter().take(self.limits.signed_per_peer).collect();
+        if addrs.is_empty() {
+            if self.knows(&peer) {
+                self.change(peer, |entry| entry.signed = None);
+            }
+            return Learned::NoRoom;
+        }
+        let Ok(displaced) = self.make_room(&peer, false) else {
+            return Learned::NoRoom;
+        };
+        self.change(peer, |entry| entry.signed = Some(Signed { addrs, since: now }));
         displaced.map_or(Learned::Kept, Learned::Displaced)
     }
 
@@ -228,12 +263,13 @@ impl AddressBook {
         })
     }
 
-    /// Everything to dial `peer` on, configured and learned.
+    /// Everything to dial `peer` on, configured, learned and signed.
     #[must_use]
     pub fn addresses(&self, peer: &EndpointId) -> Option<EndpointAddr> {
         let entry = self.peers.get(peer)?;
         let learned = entry.learned.iter().map(|known| &known.addr);
-        let addrs = entry.configured.keys().chain(learned).cloned();
+        let signed = entry.signed.iter().flat_map(|signed| &signed.addrs);
+        let addrs = entry.configured.keys().chain(learned).chain(signed).cloned();
         Some(EndpointAddr::from_parts(*peer, addrs))
     }
 
@@ -244,7 +280,7 @@ impl AddressBook {
     }
 
     /// The addresses of `peer` one by one: the configured, then the learned with the newest success
-    /// first.
+    /// first, then the signed. One that is signed may also be among the others.
     pub fn known(&self, peer: &EndpointId) -> impl Iterator<Item = KnownAddress<'_>> {
         self.peers.get(peer).into_iter().flat_map(Entry::known)
     }
@@ -275,18 +311,27 @@ impl AddressBook {
         self.peers.is_empty()
     }
 
-    /// How many peers with learned addresses only had to make room for others, so far.
+    /// How many peers without configured addresses had to make room for others, so far.
     #[must_use]
     pub fn evictions(&self) -> u64 {
         self.evictions
     }
 
-    /// Sees to it that `peer` may be in the book. Says which peer had to go for it, if one had to.
-    fn make_room(&mut self, peer: &EndpointId) -> Result<Option<EndpointId>, NoRoom> {
+    /// Sees to it that `peer` may be in the book. Says which peer had to go for it, if one had to: one
+    /// that was reached only for a peer that was reached or is configured.
+    fn make_room(
+        &mut self,
+        peer: &EndpointId,
+        is_weighty: bool,
+    ) -> Result<Option<EndpointId>, NoRoom> {
         if self.knows(peer) || self.len() < self.limits.peers {
             return Ok(None);
         }
-        let (_, evicted) = self.evictable.pop_first().ok_or(NoRoom)?;
+        let (weight, evicted) = *self.evictable.first().ok_or(NoRoom)?;
+        if !is_weighty && matches!(weight, Weight::Reached(_)) {
+            return Err(NoRoom);
+        }
+        self.evictable.pop_first();
         self.peers.remove(&evicted);
         self.evictions = self.evictions.saturating_add(1);
         Ok(Some(evicted))
@@ -296,18 +341,18 @@ impl AddressBook {
     /// of evictable peers true.
     fn change<R>(&mut self, peer: EndpointId, change: impl FnOnce(&mut Entry) -> R) -> R {
         let entry = self.peers.entry(peer).or_default();
-        let before = entry.evictable_since();
+        let before = entry.weight();
         let result = change(entry);
-        let after = entry.evictable_since();
-        if entry.configured.is_empty() && entry.learned.is_empty() {
+        let after = entry.weight();
+        if entry.is_empty() {
             self.peers.remove(&peer);
         }
         if before != after {
-            if let Some(since) = before {
-                self.evictable.remove(&(since, peer));
+            if let Some(weight) = before {
+                self.evictable.remove(&(weight, peer));
             }
-            if let Some(since) = after {
-                self.evictable.insert((since, peer));
+            if let Some(weight) = after {
+                self.evictable.insert((weight, peer));
             }
         }
         result
@@ -320,17 +365,34 @@ impl AddressBook {
     }
 }
 
-/// Every peer in a full book is configured.
+/// Every peer in a full book weighs more.
 struct NoRoom;
 
-/// What is known of one peer. No address is in both slots.
+/// What a peer without configured addresses weighs when room has to be made: the smallest goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Weight {
+    /// It has signed addresses only, since then.
+    Signed(Instant),
+    /// It has learned addresses, the newest since then.
+    Reached(Instant),
+}
+
+/// What is known of one peer. No address is both configured and learned.
 #[derive(Debug, Clone, Default)]
 struct Entry {
     /// With the time of the last known success.
     configured: BTreeMap<TransportAddr, Option<Instant>>,
     /// Newest success first.
     learned: Vec<LearnedAddress>,
+    signed: Option<Signed>,
     attempts: AttemptRecord,
+}
+
+/// What the peer's record says; never empty.
+#[derive(Debug, Clone)]
+struct Signed {
+    addrs: BTreeSet<TransportAddr>,
+    since: Instant,
 }
 
 #[derive(Debug, Clone)]
@@ -393,12 +455,16 @@ impl Entry {
         Some(self.learned.remove(position).last_success)
     }
 
-    fn evictable_since(&self) -> Option<Instant> {
-        if self.configured.is_empty() {
-            self.learned.first().map(|known| known.last_success)
-        } else {
-            None
+    fn is_empty(&self) -> bool {
+        self.configured.is_empty() && self.learned.is_empty() && self.signed.is_none()
+    }
+
+    fn weight(&self) -> Option<Weight> {
+        if !self.configured.is_empty() {
+            return None;
         }
+        let reached = self.learned.first().map(|known| Weight::Reached(known.last_success));
+        reached.or_else(|| self.signed.as_ref().map(|signed| Weight::Signed(signed.since)))
     }
 
     fn known(&self) -> impl Iterator<Item = KnownAddress<'_>> {
@@ -412,7 +478,12 @@ impl Entry {
             slot: Slot::Learned,
             last_success: Some(known.last_success),
         });
-        configured.chain(learned)
+        let signed = self.signed.iter().flat_map(|signed| &signed.addrs).map(|addr| KnownAddress {
+            addr,
+            slot: Slot::Signed,
+            last_success: None,
+        });
+        configured.chain(learned).chain(signed)
     }
 }
 

@@ -21,14 +21,17 @@
 
 pub mod address_book;
 pub mod backoff;
+pub mod catalog;
 pub mod code;
 pub mod gate;
 pub mod id;
 pub mod intensity;
 pub mod intent;
 pub mod limits;
+pub mod liveness;
 pub mod peer_link;
 pub mod peer_table;
+pub mod record;
 pub mod ticket;
 pub mod wire;
 

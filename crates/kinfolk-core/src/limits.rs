@@ -8,6 +8,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::address_book::AddressLimits;
+use crate::catalog::{CatalogLimitError, CatalogLimits};
 use crate::gate::{GateLimitError, GateLimits};
 use crate::wire::call::CALL_MAX_DEFAULT;
 
@@ -109,6 +110,8 @@ pub struct Limits {
     pub gate: GateLimits,
     /// Bounds on remembered addresses.
     pub addresses: AddressLimits,
+    /// Bounds on known records.
+    pub catalog: CatalogLimits,
 }
 
 impl Default for Limits {
@@ -151,6 +154,7 @@ impl Default for Limits {
             events: 1024,
             gate: GateLimits::default(),
             addresses: AddressLimits::default(),
+            catalog: CatalogLimits::default(),
         }
     }
 }
@@ -176,6 +180,9 @@ pub enum LimitsError {
     /// A limit of the gate is not usable.
     #[error(transparent)]
     Gate(#[from] GateLimitError),
+    /// A limit of the catalog is not usable.
+    #[error(transparent)]
+    Catalog(#[from] CatalogLimitError),
 }
 
 /// The longest time any limit may name: deadlines are added to the clock, and QUIC carries them in milliseconds.
@@ -223,7 +230,14 @@ impl Limits {
             events,
             gate,
             // Counts only, and a zero is allowed there: it switches off what it limits.
-            addresses: AddressLimits { configured_per_peer: _, learned_per_peer: _, peers: _ },
+            addresses:
+                AddressLimits {
+                    configured_per_peer: _,
+                    learned_per_peer: _,
+                    signed_per_peer: _,
+                    peers: _,
+                },
+            catalog,
         } = self;
         let counts: [(&'static str, usize); 12] = [
             ("sessions", *sessions),
@@ -298,6 +312,7 @@ impl Limits {
         if peer_memory <= idle_timeout {
             return Err(LimitsError::Order { smaller: "idle_timeout", larger: "peer_memory" });
         }
+        catalog.validate()?;
         Ok(gate.validate()?)
     }
 }
@@ -330,7 +345,7 @@ mod tests {
 
     fn fields() -> impl Iterator<Item = (&'static str, Field)> {
         let fields = fields! {
-            elsewhere: gate, addresses;
+            elsewhere: gate, addresses, catalog;
             Count: sessions, sessions_inbound, sessions_outbound, dials, peers, bans, intents_per_peer,
                 intents, negotiating_per_peer, streams_inbound, protocol_concurrency, protocols, messages, events;
             Bytes: streams_per_peer, stream_window, connection_window, call_bytes;

@@ -151,6 +151,11 @@ fn no_bytes_break_the_decoder_of_protocol_names() {
 }
 
 #[test]
+fn no_bytes_break_the_check_of_records() {
+    fuzz("record", targets::record);
+}
+
+#[test]
 fn no_bytes_break_the_reader_of_the_control_stream() {
     fuzz("control_stream", targets::control_stream);
 }

@@ -13,7 +13,10 @@
 )]
 
 use kinfolk_core::code::Code;
-use kinfolk_core::id::ProtocolName;
+use kinfolk_core::id::{NetworkId, ProtocolName};
+use kinfolk_core::record::{
+    ADDRESSES_MAX, OFFERS_MAX, RECORD_MAX, Reach, Record, TOPICS_MAX, Ttl, UnixMillis,
+};
 use kinfolk_core::wire::{
     Answer, CONTROL_MAX, Control, DEAD_LINKS_MAX, Extensions, FrameError, Goodbye, HEADER_MAX,
     LENGTH_BYTES, StreamHeader, Turns, call_length, call_prefix, frame,
@@ -123,6 +126,35 @@ pub fn protocol_name(bytes: &[u8]) {
     if let Ok(name) = postcard::from_bytes::<ProtocolName>(bytes) {
         assert!(is_name(name.as_str().as_bytes()));
     }
+}
+
+/// A record: the bytes as they come and, since no mutation survives a signature, the same bytes as a body that its owner signed.
+pub fn record(bytes: &[u8]) {
+    take_record(bytes);
+    let key = iroh_base::SecretKey::from_bytes(&[7; 32]);
+    let Some(fields) = bytes.get(113..) else { return };
+    let network = NetworkId::from_name("my-app");
+    let body = [&key.public().as_bytes()[..], network.as_bytes(), fields].concat();
+    let message = [&b"kinfolk record signature\x01"[..], &body].concat();
+    take_record(&[&[1][..], &key.sign(&message).to_bytes(), &body].concat());
+}
+
+fn take_record(bytes: &[u8]) {
+    let network = NetworkId::from_name("my-app");
+    let clock = UnixMillis::new(1_700_000_000_000);
+    let Ok(record) = Record::verify(bytes, network, clock) else { return };
+    assert_eq!(record.bytes(), bytes);
+    assert!(bytes.len() <= RECORD_MAX && record.ttl() <= Ttl::MAX);
+    assert!(record.issued_at().since(clock).as_secs() <= 60);
+    assert_eq!(Record::claimed_id(bytes), Some(record.id().as_bytes()));
+    let counts = [record.addresses().count(), record.topics().count(), record.offers().count()];
+    assert!(counts[0] <= ADDRESSES_MAX && counts[1] <= TOPICS_MAX && counts[2] <= OFFERS_MAX);
+    assert!(record.topics().is_sorted() && record.offers().is_sorted());
+    assert!(record.addresses_from(Reach::World).all(|addr| Reach::of(&addr) == Reach::World));
+    if record.is_departure() {
+        assert_eq!(counts, [0, 0, 0]);
+    }
+    rebuild(&record.extensions());
 }
 
 /// A control stream, byte by byte, as Accept and a session read it. The first byte says who dialled.

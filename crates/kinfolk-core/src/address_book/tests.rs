@@ -35,19 +35,18 @@ fn fail(book: &mut AddressBook, now: Instant, n: u8, times: u32) -> usize {
 
 fn check_invariants(book: &AddressBook) {
     assert!(book.len() <= book.limits.peers);
-    let evictable: BTreeSet<_> = book
-        .peers
-        .iter()
-        .filter_map(|(peer, entry)| Some((entry.evictable_since()?, *peer)))
-        .collect();
+    let evictable: BTreeSet<_> =
+        book.peers.iter().filter_map(|(peer, entry)| Some((entry.weight()?, *peer))).collect();
     assert_eq!(book.evictable, evictable);
     for entry in book.peers.values() {
         assert!(entry.learned.len() <= book.limits.learned_per_peer);
         assert!(entry.configured.len() <= book.limits.configured_per_peer);
         assert!(entry.learned.is_sorted_by_key(|a| std::cmp::Reverse(a.last_success)));
-        let addrs: BTreeSet<_> = entry.known().map(|known| known.addr).collect();
-        assert_eq!(addrs.len(), entry.known().count());
-        assert!(!addrs.is_empty());
+        let unsigned = || entry.known().filter(|known| known.slot != Slot::Signed);
+        let addrs: BTreeSet<_> = unsigned().map(|known| known.addr).collect();
+        assert_eq!(addrs.len(), unsigned().count());
+        assert!(entry.signed.as_ref().is_none_or(|signed| !signed.addrs.is_empty()));
+        assert!(!entry.is_empty());
     }
 }
 
@@ -342,4 +341,80 @@ fn a_book_told_to_learn_nothing_learns_nothing() {
     assert_eq!(book.learned(now, peer(1), addr(2)), Learned::NoRoom);
     assert_eq!(book.known(&peer(1)).count(), 1);
     check_invariants(&book);
+}
+
+fn slots(book: &AddressBook, n: u8, addr: &TransportAddr) -> Vec<Slot> {
+    let is_it = |known: &KnownAddress<'_>| known.addr == addr;
+    book.known(&peer(n)).filter(is_it).map(|known| known.slot).collect()
+}
+
+#[test]
+fn a_hand_typed_address_never_shadows_a_signed_one_and_vice_versa() {
+    let now = Instant::now();
+    let mut book = AddressBook::default();
+    book.configure(at(1, [1, 2])).unwrap();
+    assert_eq!(book.signed(now, peer(1), [addr(2), addr(3)]), Learned::Kept);
+    assert_eq!(book.addresses(&peer(1)), Some(at(1, [1, 2, 3])));
+    assert_eq!(slots(&book, 1, &addr(2)), [Slot::Configured, Slot::Signed]);
+    book.unconfigure(&peer(1), None);
+    assert_eq!(book.addresses(&peer(1)), Some(at(1, [2, 3])));
+    book.configure(at(1, [2])).unwrap();
+    book.signed(now, peer(1), []);
+    assert_eq!(book.addresses(&peer(1)), Some(at(1, [2])));
+    check_invariants(&book);
+}
+
+#[test]
+fn a_new_record_takes_the_place_of_what_the_last_one_said_and_of_nothing_else() {
+    let now = Instant::now();
+    let mut book = AddressBook::default();
+    book.learned(now, peer(1), addr(9));
+    book.signed(now, peer(1), [addr(1), addr(2)]);
+    book.signed(now, peer(1), [addr(3)]);
+    assert_eq!(book.addresses(&peer(1)), Some(at(1, [3, 9])));
+    check_invariants(&book);
+}
+
+#[test]
+fn signed_addresses_are_not_learned_and_are_not_forgotten_when_they_fail() {
+    let now = Instant::now();
+    let mut book = AddressBook::default();
+    book.signed(now, peer(1), [addr(1)]);
+    assert_eq!(fail(&mut book, now, 1, 100), 0);
+    book.attempted(now, &peer(1), Ok(Some(&addr(1))));
+    assert_eq!(slots(&book, 1, &addr(1)), [Slot::Signed]);
+    check_invariants(&book);
+}
+
+#[test]
+fn who_has_no_record_any_more_and_nothing_else_leaves_the_book() {
+    let now = Instant::now();
+    let mut book = AddressBook::default();
+    book.signed(now, peer(1), [addr(1)]);
+    book.signed(now, peer(1), []);
+    book.signed(now, peer(2), []);
+    assert!(book.is_empty());
+    check_invariants(&book);
+}
+
+#[test]
+fn a_full_book_makes_room_for_signed_addresses_among_signed_ones_only() {
+    let now = Instant::now();
+    let mut book = holding(3);
+    book.configure(at(1, [1])).unwrap();
+    book.learned(now, peer(2), addr(1));
+    book.signed(now, peer(3), [addr(1)]);
+    let later = now + seconds(1);
+    assert_eq!(book.signed(later, peer(4), [addr(1)]), Learned::Displaced(peer(3)));
+    assert_eq!(book.learned(later, peer(5), addr(1)), Learned::Displaced(peer(4)));
+    assert_eq!(book.signed(later, peer(6), [addr(1)]), Learned::NoRoom);
+    assert_eq!(book.signed(later, peer(2), [addr(2)]), Learned::Kept);
+    check_invariants(&book);
+}
+
+#[test]
+fn no_more_signed_addresses_are_kept_than_a_record_can_name() {
+    let mut book = AddressBook::default();
+    book.signed(Instant::now(), peer(1), (1..=20).map(addr));
+    assert_eq!(book.known(&peer(1)).count(), 8);
 }

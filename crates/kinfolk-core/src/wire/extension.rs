@@ -48,7 +48,7 @@ impl Extensions {
 
     /// The extensions in the rest of a body. Needless bytes in a varint vanish here; the frame then differs from its
     /// body and is refused as not canonical.
-    pub(super) fn parse(rest: &[u8]) -> Result<Self, FrameError> {
+    pub(crate) fn parse(rest: &[u8]) -> Result<Self, FrameError> {
         let mut reader = Reader::new(rest);
         let mut parsed = Vec::new();
         let mut last = None;
@@ -60,7 +60,7 @@ impl Extensions {
         Ok(Self { bytes: parsed })
     }
 
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 }

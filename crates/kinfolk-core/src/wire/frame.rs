@@ -203,26 +203,31 @@ fn check_len(len: usize, max: usize) -> Result<(), FrameError> {
 
 /// Refuses a body that is not what encoding its meaning gives: postcard reads numbers with needless bytes, and two
 /// encodings of one frame would let relays and signatures disagree about what was said.
-pub(super) fn check_canonical(body: &[u8], encoded: &[u8]) -> Result<(), FrameError> {
+pub(crate) fn check_canonical(body: &[u8], encoded: &[u8]) -> Result<(), FrameError> {
     if body == encoded { Ok(()) } else { Err(FrameError::NonCanonical) }
 }
 
 /// Reads the fields of a body one by one, so that an error names the field and nothing is read past a bad one.
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(body: &'a [u8]) -> Self {
+    pub(crate) fn new(body: &'a [u8]) -> Self {
         Self { rest: body }
     }
 
-    pub(super) fn is_at_end(&self) -> bool {
+    pub(crate) fn is_at_end(&self) -> bool {
         self.rest.is_empty()
     }
 
+    /// How many bytes are left.
+    pub(crate) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     /// The next value in postcard.
-    pub(super) fn field<T: Deserialize<'a>>(
+    pub(crate) fn field<T: Deserialize<'a>>(
         &mut self,
         field: &'static str,
     ) -> Result<T, FrameError> {
@@ -235,7 +240,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next count, which must be at most `max`. `expected` says so in words.
-    pub(super) fn count(
+    pub(crate) fn count(
         &mut self,
         field: &'static str,
         max: usize,
@@ -249,14 +254,14 @@ impl<'a> Reader<'a> {
     }
 
     /// What is left of the body.
-    pub(super) fn extensions(self) -> Result<Extensions, FrameError> {
+    pub(crate) fn extensions(self) -> Result<Extensions, FrameError> {
         Extensions::parse(self.rest)
     }
 }
 
 /// Writes the fields of a body one by one, in the order in which [`Reader`] takes them.
 #[derive(Default)]
-pub(super) struct Writer {
+pub(crate) struct Writer {
     body: Vec<u8>,
 }
 
@@ -267,7 +272,7 @@ impl Writer {
     }
 
     /// Appends a value in postcard.
-    pub(super) fn field<T: Serialize + ?Sized>(
+    pub(crate) fn field<T: Serialize + ?Sized>(
         &mut self,
         field: &'static str,
         value: &T,
@@ -279,11 +284,11 @@ impl Writer {
     }
 
     /// Appends the extensions, which end the body.
-    pub(super) fn extensions(&mut self, extensions: &Extensions) {
+    pub(crate) fn extensions(&mut self, extensions: &Extensions) {
         self.body.extend_from_slice(extensions.as_bytes());
     }
 
-    pub(super) fn finish(self) -> Vec<u8> {
+    pub(crate) fn finish(self) -> Vec<u8> {
         self.body
     }
 }

@@ -1,0 +1,537 @@
+//! The catalog: which records a node knows, and for how long.
+//!
+//! It decides for the discovery manager which verified records are kept, which one of two of the same node counts, who
+//! makes room for whom, and when a record is over; and for the walkers whom to contact. Every entry is *verified*: its
+//! signature was checked before it came here. It is *proven* once a session that this node dialled has reached the peer;
+//! a session that the peer dialled protects its record while it lasts and proves nothing, as inbound sessions are a
+//! stranger's to open. The catalog never checks a signature, never reads a clock, never contacts anybody, and never takes
+//! a record of this node itself from others.
+//!
+//! # Which record counts
+//!
+//! | a record of the same node comes | decision |
+//! |---|---|
+//! | with a larger number | take it; its peer's standing is restored |
+//! | with the same number and the same bytes | nothing: hearing it again renews nothing |
+//! | with the same number and other bytes | keep the first, count it; but a departure wins |
+//! | with a smaller number | ignore it; but take it from its owner on its own session, so that a broken clock can heal |
+//! | with a number that is dead | ignore it; only the owner, on its own session, may speak with a smaller one |
+//!
+//! After an owner went back, what it said with larger numbers is dead: only the owner itself can tell its next records,
+//! until it has heard of the larger number and jumped past it (see [`SeqSource`](crate::record::SeqSource)).
+//!
+//! # How long a record lives
+//!
+//! A record comes with the age that its sender says. What remains of it is its ttl less that age, or less the time since
+//! it was issued if that is more, as measured at receipt. From then on only the monotonic clock of this node counts,
+//! and the age that is passed on has grown by as much: sharing never renews. From its owner, on its own session, the time of
+//! issue is not held against a record, so that a node with a slow clock can be used by those who talk to it; others will
+//! not take it. A record that expired, was taken back or forgotten is remembered by its number for [`DEAD_MEMORY`], so
+//! that nobody revives it; what happens when that table is full says [`CatalogLimits::dead`]: whoever never was in the
+//! catalog goes first, then whoever's memory ends first.
+//!
+//! # Who makes room
+//!
+//! Peers that are connected, held or configured are never evicted. Otherwise the record that came in the longest time ago
+//! makes room; one that is proven only for a peer that is itself protected. Once the catalog is more than half full, one
+//! source accounts for at most 1/[`SHARES`] of the room that proven records leave, counted over its records that are neither
+//! proven nor protected: more are refused, and what it brought while there was room makes room for those of others. So a
+//! source that makes up any number of nodes gets no further than that, and a node's first source can still fill half of it.
+//!
+//! # Which addresses may be dialled
+//!
+//! A record is kept and passed on as it was signed. Addresses of this machine in it are used only if it came from this
+//! machine, addresses of the local network only if it came from there or from this machine, whoever signed it; see
+//! [`Reach`]. Unspecified, multicast and reserved addresses are in no record.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use iroh_base::EndpointId;
+
+use crate::peer_link::Direction;
+use crate::record::{Reach, Record, Ttl};
+
+mod contract;
+mod entry;
+mod graves;
+mod limits;
+mod shares;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+pub use contract::{Ignored, Input, Keep, Output, Removal, Sighting, Source};
+pub use entry::{Entry, Told};
+use graves::{Grave, Graves};
+pub use limits::{CatalogLimitError, CatalogLimits};
+use shares::Shares;
+pub use snapshot::Snapshot;
+
+/// One source accounts for at most one part in so many of the room for records that nobody has proven (as in Bitcoin's
+/// table of new addresses).
+pub const SHARES: usize = 16;
+
+/// How long dead records are remembered: twice the longest ttl, so that even a record that was passed on by clocks that
+/// disagree is over before it is forgotten.
+pub const DEAD_MEMORY: Duration = Ttl::MAX.as_duration().saturating_mul(2);
+
+/// Why a peer's record must not be evicted.
+#[derive(Debug, Clone, Copy, Default)]
+struct Kept {
+    session: Option<Direction>,
+    held: bool,
+    configured: bool,
+}
+
+impl Kept {
+    fn is_empty(&self) -> bool {
+        self.session.is_none() && !self.held && !self.configured
+    }
+}
+
+/// What is due at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    /// A record is over.
+    Record,
+    /// A tombstone is no longer passed on.
+    Departure,
+    /// A dead record may be forgotten.
+    Grave,
+}
+
+/// The machine; see the module page. A `now` that is earlier than one before counts as no time passing.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    me: EndpointId,
+    limits: CatalogLimits,
+    known: Snapshot,
+    /// Entries that are proven.
+    proven: usize,
+    /// Only peers with a reason to be kept, whether they have a record or not: as many as the node has sessions and the
+    /// app has holds and configured peers.
+    kept: BTreeMap<EndpointId, Kept>,
+    graves: Graves,
+    shares: Shares,
+    /// Entries that nothing protects, in the order of eviction: those that are proven last, and of each the oldest first.
+    evictable: BTreeSet<(bool, Instant, EndpointId)>,
+    timers: BTreeSet<(Instant, Due, EndpointId)>,
+    latest: Option<Instant>,
+}
+
+impl Catalog {
+    /// A catalog that knows nobody. `me` is this node.
+    #[must_use]
+    pub fn new(me: EndpointId, limits: CatalogLimits) -> Self {
+        Self {
+            me,
+            known: Snapshot::default(),
+            proven: 0,
+            kept: BTreeMap::new(),
+            graves: Graves::new(limits.dead),
+            shares: Shares::default(),
+            evictable: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            latest: None,
+            limits,
+        }
+    }
+
+    /// Takes what happened and writes what it means. What is due by now comes first.
+    pub fn handle(&mut self, now: Instant, input: Input, out: &mut Vec<Output>) {
+        let now = self.tick(now);
+        self.expire(now, out);
+        match input {
+            Input::Heard { sighting, source } => self.hear(now, sighting, source, out),
+            Input::Own(record) => {
+                if record.id() == self.me {
+                    self.known.own = Some(Told::new(record, now, Duration::ZERO));
+                }
+            }
+            Input::Connected { peer, direction } => {
+                self.keep(peer, |kept| {
+                    // A session that proves is not outdone by a later one that does not.
+                    if kept.session != Some(Direction::Outbound) {
+                        kept.session = Some(direction);
+                    }
+                });
+                self.rework(&peer, |entry| {
+                    entry.is_proven |= direction == Direction::Outbound;
+                    entry.liveness.restore();
+                });
+            }
+            Input::Disconnected(peer) => self.keep(peer, |kept| kept.session = None),
+            Input::Missed(peer) => {
+                if self.kept.get(&peer).is_none_or(|kept| kept.session.is_none()) {
+                    self.rework(&peer, |entry| entry.liveness.failed(now));
+                }
+            }
+            Input::Keep { peer, keep, wanted } => self.keep(peer, |kept| match keep {
+                Keep::Held => kept.held = wanted,
+                Keep::Configured => kept.configured = wanted,
+            }),
+            Input::Forget(peer) => self.end(now, &peer, Removal::Forgotten, out),
+            Input::Timeout => {}
+        }
+    }
+
+    /// When [`Input::Timeout`] is due. It costs O(log n).
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _, _)| *at)
+    }
+
+    /// All that is known, for others to read. It copies no records.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.known.clone()
+    }
+
+    /// All that is known, as it is now.
+    #[must_use]
+    pub fn known(&self) -> &Snapshot {
+        &self.known
+    }
+
+    /// How many entries are proven.
+    #[must_use]
+    pub fn proven(&self) -> usize {
+        self.proven
+    }
+
+    /// How many dead records are remembered.
+    #[must_use]
+    pub fn dead(&self) -> usize {
+        self.graves.len()
+    }
+
+    /// How many records this source accounts for that are neither proven nor protected.
+    #[must_use]
+    pub fn loose_records_of(&self, source: &EndpointId) -> usize {
+        self.shares.count(source)
+    }
+
+    fn hear(&mut self, now: Instant, sighting: Sighting, source: Source, out: &mut Vec<Output>) {
+        let peer = sighting.record.id();
+        if peer == self.me {
+            out.push(Output::OwnHeard(sighting.record.seq()));
+            return;
+        }
+        let (from, reach) = match source {
+            Source::Peer { peer, reach } => (Some(peer), reach),
+            // What was stored is what was dialled before; where it came from is not stored, so the careful rule holds.
+            Source::Store => (None, Reach::World),
+        };
+        let is_owner = from == Some(peer);
+        let taken = self.judge(&sighting.record, is_owner).and_then(|()| {
+            let expires = expiry(now, &sighting, is_owner).ok_or(Ignored::Expired)?;
+            if sighting.record.is_departure() {
+                self.depart(now, sighting, out);
+                Ok(())
+            } else {
+                self.admit(now, Arrival { sighting, expires, from, reach }, out)
+            }
+        });
+        if let Err(reason) = taken {
+            if reason == Ignored::Known {
+                self.come_nearer(&peer, reach, out);
+            }
+            out.push(Output::Ignored { peer, from, reason });
+        }
+    }
+
+    /// Whether a record may take the place of what is known of its node.
+    fn judge(&self, record: &Record, is_owner: bool) -> Result<(), Ignored> {
+        let (id, seq) = (record.id(), record.seq());
+        if let Some(entry) = self.known.get(&id) {
+            let known = entry.record();
+            if record == known {
+                return Err(Ignored::Known);
+            }
+            if seq == known.seq() && !record.is_departure() {
+                return Err(Ignored::Equivocation);
+            }
+            if seq < known.seq() && !is_owner {
+                return Err(Ignored::Outdated);
+            }
+        }
+        let Some(grave) = self.graves.get(&id) else { return Ok(()) };
+        if seq > grave.seq || (seq < grave.seq && is_owner) {
+            return Ok(());
+        }
+        let is_remembered =
+            self.known.departures.get(&id).is_some_and(|told| told.record() == record);
+        if is_remembered {
+            return Err(Ignored::Known);
+        }
+        if seq == grave.seq && record.is_departure() && !grave.is_departure {
+            return Ok(());
+        }
+        Err(Ignored::Dead)
+    }
+
+    /// Takes the tombstone of a node.
+    fn depart(&mut self, now: Instant, sighting: Sighting, out: &mut Vec<Output>) {
+        let peer = sighting.record.id();
+        let removed = self.remove(&peer);
+        let was_known = removed.is_some();
+        let grave = Grave {
+            seq: sighting.record.seq(),
+            is_departure: true,
+            until: dead_until(now),
+            was_known,
+        };
+        self.dig(peer, grave);
+        if let Some(entry) = removed {
+            // Its owner may have gone back to a smaller number.
+            self.dig(peer, Grave { seq: entry.record().seq(), is_departure: false, ..grave });
+            out.push(Output::Removed { peer, reason: Removal::Departed });
+        }
+        self.forget_departure(&peer);
+        if self.graves.get(&peer).is_some() {
+            let age = sighting.age();
+            let told = Told::new(sighting.record, sighting.at.min(now), age);
+            self.timers.insert((told.ends(), Due::Departure, peer));
+            self.known.departures.insert_mut(peer, told);
+        }
+    }
+
+    /// Takes a record of a node that is there, if there is a place for it.
+    fn admit(
+        &mut self,
+        now: Instant,
+        arrival: Arrival,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Ignored> {
+        let Arrival { mut sighting, expires, from, reach } = arrival;
+        sighting.at = sighting.at.min(now);
+        let peer = sighting.record.id();
+        if let Some(old) = self.known.get(&peer).cloned() {
+            let old_seq = old.record().seq();
+            if sighting.record.seq() < old_seq {
+                let until = dead_until(now);
+                let grave = Grave { seq: old_seq, is_departure: false, until, was_known: true };
+                self.dig(peer, grave);
+            }
+            let entry = Arc::new(Entry::new(sighting, expires, reach, old.source, old.is_proven));
+            self.replace(&old, entry.clone());
+            out.push(Output::Updated(entry));
+            return Ok(());
+        }
+        let kept = self.kept.get(&peer).copied().unwrap_or_default();
+        self.make_room(from, !kept.is_empty(), out)?;
+        self.forget_departure(&peer);
+        let is_proven = kept.session == Some(Direction::Outbound);
+        let entry = Arc::new(Entry::new(sighting, expires, reach, from, is_proven));
+        self.put(entry.clone());
+        out.push(Output::Added(entry));
+        Ok(())
+    }
+
+    /// Sees to it that one more record may come in from this source.
+    fn make_room(
+        &mut self,
+        from: Option<EndpointId>,
+        is_protected: bool,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Ignored> {
+        let capacity = self.limits.records;
+        let half = capacity / 2;
+        let share = (capacity.saturating_sub(self.proven) / SHARES).max(1);
+        if self.known.len() >= half {
+            let is_over = from.is_some_and(|from| self.shares.count(&from) >= share);
+            if is_over && !is_protected {
+                return Err(Ignored::OverShare);
+            }
+            while self.known.len() >= half
+                && let Some(surplus) = self.shares.surplus(share)
+            {
+                self.evict(surplus, out);
+            }
+        }
+        if self.known.len() < capacity {
+            return Ok(());
+        }
+        match self.evictable.first() {
+            Some((is_proven, _, victim)) if is_protected || !is_proven => {
+                let victim = *victim;
+                self.evict(victim, out);
+                Ok(())
+            }
+            _ => Err(Ignored::Full),
+        }
+    }
+
+    fn evict(&mut self, peer: EndpointId, out: &mut Vec<Output>) {
+        if self.remove(&peer).is_some() {
+            out.push(Output::Removed { peer, reason: Removal::Evicted });
+        }
+    }
+
+    /// Ends what is known of a peer, and remembers it as dead.
+    fn end(&mut self, now: Instant, peer: &EndpointId, reason: Removal, out: &mut Vec<Output>) {
+        let Some(entry) = self.remove(peer) else { return };
+        let (seq, until) = (entry.record().seq(), dead_until(now));
+        self.dig(*peer, Grave { seq, is_departure: false, until, was_known: true });
+        out.push(Output::Removed { peer: *peer, reason });
+    }
+
+    fn expire(&mut self, now: Instant, out: &mut Vec<Output>) {
+        while let Some((at, due, peer)) = self.timers.first().copied()
+            && at <= now
+        {
+            self.timers.pop_first();
+            match due {
+                Due::Record => self.end(now, &peer, Removal::Expired, out),
+                Due::Departure => {
+                    self.known.departures.remove_mut(&peer);
+                }
+                Due::Grave => {
+                    self.graves.remove(&peer);
+                    self.forget_departure(&peer);
+                }
+            }
+        }
+    }
+
+    /// A known record came from somebody who is nearer than who told it before: more of its addresses may be used.
+    fn come_nearer(&mut self, peer: &EndpointId, reach: Reach, out: &mut Vec<Output>) {
+        let gains = |entry: &Arc<Entry>| {
+            let usable = |reach| entry.record().addresses_from(reach).count();
+            reach < entry.reach && usable(reach) > usable(entry.reach)
+        };
+        if self.known.get(peer).is_some_and(gains) {
+            self.rework(peer, |entry| entry.reach = reach);
+            if let Some(entry) = self.known.get(peer) {
+                out.push(Output::Updated(entry.clone()));
+            }
+        }
+    }
+
+    /// Changes why a peer is kept.
+    fn keep(&mut self, peer: EndpointId, change: impl FnOnce(&mut Kept)) {
+        if let Some(entry) = self.known.get(&peer).cloned() {
+            self.unlist(&entry);
+        }
+        let kept = self.kept.entry(peer).or_default();
+        change(kept);
+        if kept.is_empty() {
+            self.kept.remove(&peer);
+        }
+        if let Some(entry) = self.known.get(&peer).cloned() {
+            self.list(&entry);
+        }
+    }
+
+    /// Changes what is known about a peer beside its record.
+    fn rework(&mut self, peer: &EndpointId, change: impl FnOnce(&mut Entry)) {
+        let Some(entry) = self.known.entries.get(peer).cloned() else { return };
+        self.unlist(&entry);
+        let mut changed = entry;
+        change(Arc::make_mut(&mut changed));
+        self.list(&changed);
+        self.known.entries.insert_mut(*peer, changed);
+    }
+
+    /// Puts an entry in the place of the old one of the same peer.
+    fn replace(&mut self, old: &Entry, entry: Arc<Entry>) {
+        self.timers.remove(&(old.expires, Due::Record, old.id()));
+        self.timers.insert((entry.expires, Due::Record, entry.id()));
+        self.unlist(old);
+        self.list(&entry);
+        self.known.replace(old, entry);
+    }
+
+    fn put(&mut self, entry: Arc<Entry>) {
+        self.timers.insert((entry.expires, Due::Record, entry.id()));
+        self.list(&entry);
+        self.known.put(entry);
+    }
+
+    fn remove(&mut self, peer: &EndpointId) -> Option<Arc<Entry>> {
+        let entry = self.known.take(peer)?;
+        self.timers.remove(&(entry.expires, Due::Record, *peer));
+        self.unlist(&entry);
+        Some(entry)
+    }
+
+    /// Enters an entry into the lists that depend on its standing and on what protects it.
+    fn list(&mut self, entry: &Entry) {
+        let (id, since) = (entry.id(), entry.told.received());
+        self.proven = self.proven.saturating_add(entry.is_proven.into());
+        if self.kept.contains_key(&id) {
+            return;
+        }
+        self.evictable.insert((entry.is_proven, since, id));
+        if let (false, Some(source)) = (entry.is_proven, entry.source) {
+            self.shares.insert(source, since, id);
+        }
+    }
+
+    /// Undoes [`list`](Self::list); between the two neither may change.
+    fn unlist(&mut self, entry: &Entry) {
+        let (id, since) = (entry.id(), entry.told.received());
+        self.proven = self.proven.saturating_sub(entry.is_proven.into());
+        if self.kept.contains_key(&id) {
+            return;
+        }
+        self.evictable.remove(&(entry.is_proven, since, id));
+        if let (false, Some(source)) = (entry.is_proven, entry.source) {
+            self.shares.remove(source, since, id);
+        }
+    }
+
+    fn dig(&mut self, peer: EndpointId, grave: Grave) {
+        let dug = self.graves.dig(peer, grave);
+        if let Some(before) = dug.before {
+            self.timers.remove(&(before.until, Due::Grave, peer));
+        }
+        if let Some((displaced, grave)) = dug.displaced {
+            self.timers.remove(&(grave.until, Due::Grave, displaced));
+            self.forget_departure(&displaced);
+        }
+        match self.graves.get(&peer) {
+            Some(grave) => {
+                self.timers.insert((grave.until, Due::Grave, peer));
+            }
+            None => self.forget_departure(&peer),
+        }
+    }
+
+    fn forget_departure(&mut self, peer: &EndpointId) {
+        if let Some(told) = self.known.departures.get(peer) {
+            let end = told.ends();
+            self.timers.remove(&(end, Due::Departure, *peer));
+            self.known.departures.remove_mut(peer);
+        }
+    }
+
+    fn tick(&mut self, now: Instant) -> Instant {
+        let now = self.latest.map_or(now, |latest| latest.max(now));
+        self.latest = Some(now);
+        now
+    }
+}
+
+/// A record that may be taken, and all that is known of how it came.
+struct Arrival {
+    sighting: Sighting,
+    expires: Instant,
+    from: Option<EndpointId>,
+    reach: Reach,
+}
+
+/// When the record is over by the clock of this node; `None` if it is already.
+fn expiry(now: Instant, sighting: &Sighting, is_owner: bool) -> Option<Instant> {
+    let age = if is_owner { sighting.carried } else { sighting.age() };
+    let remaining = sighting.record.ttl().as_duration().checked_sub(age)?;
+    let expires = sighting.at.min(now).checked_add(remaining)?;
+    (expires > now).then_some(expires)
+}
+
+/// Until when a record that dies now is remembered.
+fn dead_until(now: Instant) -> Instant {
+    now.checked_add(DEAD_MEMORY).unwrap_or(now)
+}
