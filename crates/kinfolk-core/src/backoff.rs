@@ -3,7 +3,7 @@
 //! It decides for [`PeerLink`](crate::peer_link::PeerLink), one value per peer. The bounds are 1, 5, 15, 60 s, 3 and
 //! 10 min: the first forgives a dropped packet, the last keeps a vanished peer nearly free. The delay is uniform between half the bound
 //! and the bound, so that peers which lost the same hub do not return in step, and none returns at once. A peer that says itself that it
-//! is away for a moment is asked again after 5 s at most, however often it was missed before.
+//! is away for a moment is asked again after 5 s at most, however often it was missed before; for about a minute, then it counts as any other.
 //! It never reads a clock; the delay of an attempt is a pure function of the seed and of the attempt's number.
 
 use std::time::Duration;
@@ -27,7 +27,13 @@ pub struct Backoff {
     seed: u64,
     longest: Duration,
     attempts: u32,
+    /// How many of them in a row the peer has announced.
+    briefs: u32,
 }
+
+/// Attempts in a row that may fail because the peer is away for a moment, as it says: a minute at 2.5 to 5 s each. A drain takes 10 s and a
+/// start less (a guess).
+const BRIEFS_MAX: u32 = 16;
 
 /// The attempt whose bound holds for a peer that announces that it is away for a moment.
 const BRIEF: u32 = 1;
@@ -35,7 +41,7 @@ const BRIEF: u32 = 1;
 impl Backoff {
     /// Starts with no failed attempt; no bound is longer than `longest`. Two peers want different seeds, or they return in step.
     pub fn new(seed: u64, longest: Duration) -> Self {
-        Self { seed, longest, attempts: 0 }
+        Self { seed, longest, attempts: 0, briefs: 0 }
     }
 
     /// How many attempts have failed since the last [`Backoff::reset`].
@@ -47,13 +53,21 @@ impl Backoff {
     pub fn fail(&mut self) -> Duration {
         let delay = self.delay(self.attempts);
         self.attempts = self.attempts.saturating_add(1);
+        self.briefs = 0;
         delay
     }
 
-    /// Counts an attempt that failed because the peer is away for a moment, as it said: the delay does not grow beyond the second bound.
+    /// As [`Backoff::fail`], for a peer that is away for a moment, as it said: the delay does not grow beyond the second bound, and what failed
+    /// counts once. A peer that says so for more than a minute is not believed.
     pub fn fail_briefly(&mut self) -> Duration {
+        if self.briefs >= BRIEFS_MAX {
+            let delay = self.delay(self.attempts);
+            self.attempts = self.attempts.saturating_add(1);
+            return delay;
+        }
+        self.briefs = self.briefs.saturating_add(1);
         let delay = self.delay(self.attempts.min(BRIEF));
-        self.attempts = self.attempts.max(self.attempts.saturating_add(1).min(BRIEF));
+        self.attempts = self.attempts.max(BRIEF);
         delay
     }
 
@@ -65,6 +79,7 @@ impl Backoff {
     /// Forgets the failures: the peer has proven reachable.
     pub fn reset(&mut self) {
         self.attempts = 0;
+        self.briefs = 0;
     }
 
     fn delay(&self, attempts: u32) -> Duration {
@@ -135,6 +150,17 @@ mod tests {
         }
         assert!(backoff.fail_briefly() <= BOUNDS[1]);
         assert_eq!(backoff.attempts(), 6, "what failed before is not forgotten");
+    }
+
+    #[test]
+    fn a_peer_that_is_always_away_for_a_moment_is_left_alone_for_longer_and_longer() {
+        let mut backoff = unbounded(7);
+        let delays: Vec<_> = (0..40).map(|_| backoff.fail_briefly()).collect();
+        let brief = usize::try_from(BRIEFS_MAX).unwrap();
+        assert!(
+            delays[1..brief].iter().all(|delay| *delay <= BOUNDS[1] && *delay >= BOUNDS[1] / 2)
+        );
+        assert!(delays[30] >= Duration::from_secs(300), "{delays:?}");
     }
 
     #[test]

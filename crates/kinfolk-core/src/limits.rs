@@ -60,15 +60,17 @@ pub struct Limits {
     /// A link that lived this long proves the peer reachable: failed attempts are forgotten.
     pub stable_after: Duration,
     /// The longest wait before a peer that is wanted is dialled again; see [`backoff`](crate::backoff). 10 minutes keep a vanished peer nearly free;
-    /// an app whose few peers have to be back within seconds of their return says so here.
+    /// an app whose few peers have to be back within seconds of their return says so here. At least 1 s; more than 10 minutes change nothing.
     pub redial_max: Duration,
     /// A link older than this is drained, and dialled anew if it is still wanted. Off by default: draining cuts streams
     /// that outlast [`Limits::drain_deadline`], and TLS keys of QUIC are renewed without it.
     pub session_age: Option<Duration>,
     /// How long a peer whose sessions keep panicking is left alone.
     pub quarantine: Duration,
-    /// A part of the node that answers nothing for this long, or half as long again, is killed and restarted. Its handlers await local work only,
-    /// at most one second for a session's start, so that silence means that it hangs (a guess).
+    /// A part of the node that answers nothing for this long, or half as long again, is killed and restarted; the third within ten times as long
+    /// ends the node. Its handlers await local work only, so that silence means that it hangs (a guess). At least 2 s. Two things to know: a
+    /// part that blocks its thread cannot be killed, and ends the node instead; and on a runtime of several threads, a handler of the app
+    /// that blocks its thread for so long may keep a part from answering.
     pub unresponsive: Duration,
 
     /// A silent connection counts as dead after this time; iroh's 30 s is too slow to fail over.
@@ -174,6 +176,9 @@ pub enum LimitsError {
         /// The one that must be larger.
         larger: &'static str,
     },
+    /// A time is shorter than it can be kept.
+    #[error("limit `{0}` must be at least {1:?}")]
+    TooShort(&'static str, Duration),
     /// A time or count is beyond what the node can represent.
     #[error("limit `{0}` is too large")]
     TooLarge(&'static str),
@@ -303,6 +308,15 @@ impl Limits {
         if *events > MOST_EVENTS {
             return Err(LimitsError::TooLarge("events"));
         }
+        // The first bound of the backoff, and what a handler may take for a session's start, with as much again to spare.
+        const SHORTEST: [(&str, Duration); 2] =
+            [("redial_max", Duration::from_secs(1)), ("unresponsive", Duration::from_secs(2))];
+        let is_short = |(name, shortest): &&(&'static str, Duration)| {
+            times.iter().any(|(time, value)| time == name && value < shortest)
+        };
+        if let Some((name, shortest)) = SHORTEST.iter().find(is_short) {
+            return Err(LimitsError::TooShort(name, *shortest));
+        }
         if keep_alive >= idle_timeout {
             return Err(LimitsError::Order { smaller: "keep_alive", larger: "idle_timeout" });
         }
@@ -386,6 +400,16 @@ mod tests {
                 assert_eq!(limits.validate(), Err(LimitsError::TooLarge(name)));
             }
         }
+    }
+
+    #[test]
+    fn a_part_that_may_not_be_silent_and_a_redial_without_a_pause_are_refused() {
+        let limits = Limits { unresponsive: Duration::from_millis(100), ..Limits::default() };
+        let shortest = Duration::from_secs(2);
+        assert_eq!(limits.validate(), Err(LimitsError::TooShort("unresponsive", shortest)));
+        let limits = Limits { redial_max: Duration::from_millis(1), ..Limits::default() };
+        let shortest = Duration::from_secs(1);
+        assert_eq!(limits.validate(), Err(LimitsError::TooShort("redial_max", shortest)));
     }
 
     #[test]

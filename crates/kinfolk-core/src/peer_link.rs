@@ -28,7 +28,7 @@
 //! | `Draining` | the live link got a `Goodbye` from the peer: it is closing |
 //! | `Lingered` | the answer to `CloseIfIdle`: drained when idle, asked again later when not |
 //! | `Ended` | the link's session is gone: dial failed, live link lost, or one closing link less |
-//! | `AddressNews` | ends a backoff |
+//! | `AddressNews` | ends a backoff; a dial that runs and fails is followed by the next within a second |
 //! | `Disconnect`, `Ban`, `Unban`, `Shutdown` | what the app or the node wants |
 //! | `Timeout` | whatever is due: intents, dial, hello, parking, retry, linger, age, closing, ban, memory |
 //!
@@ -163,6 +163,8 @@ pub struct PeerLink {
     retry_at: Option<Instant>,
     /// Whether the next new intent may cut the backoff short.
     may_cut: bool,
+    /// Whether a way to the peer was learnt since the running dial began.
+    has_news: bool,
     banned_until: Option<Instant>,
     panics: Intensity,
     shutting_down: bool,
@@ -196,6 +198,7 @@ impl PeerLink {
             holds: BTreeSet::new(),
             retry_at: None,
             may_cut: true,
+            has_news: false,
             banned_until: None,
             panics: Intensity::new(PANICS_MAX, PANIC_PERIOD),
             shutting_down: false,
@@ -221,6 +224,8 @@ impl PeerLink {
             Input::AddressNews => {
                 self.retry_at = None;
                 self.may_cut = true;
+                self.has_news =
+                    matches!(self.dial, Some(Dial::Connecting { .. } | Dial::Greeting { .. }));
             }
             Input::Disconnect => self.disconnect(now, out),
             Input::Ban { until } => self.ban(now, until, out),

@@ -195,11 +195,10 @@ impl PeerTable {
         self.grant_dials(now, out);
     }
 
-    /// Ends all backoffs: the node has a new way into the network, so that what failed before says nothing of the next dial.
+    /// Ends all backoffs: the node has a new way into the network, so that what failed before says nothing of the next dial. It visits
+    /// every peer.
     pub fn network_news(&mut self, now: Instant, out: &mut Vec<(EndpointId, Output)>) {
-        let of_use = |(_, entry): &(&EndpointId, &Entry)| entry.in_memory_since.is_none();
-        let peers: Vec<EndpointId> =
-            self.peers.iter().filter(of_use).map(|(peer, _)| *peer).collect();
+        let peers: Vec<EndpointId> = self.peers.keys().copied().collect();
         for peer in peers {
             self.pass(now, peer, Input::AddressNews, out);
         }

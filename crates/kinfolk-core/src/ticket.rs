@@ -70,12 +70,18 @@ impl Ticket {
     ///
     /// # Errors
     ///
-    /// If it has no address, or too many.
+    /// If it has no address, too many, or too long ones.
     pub fn new(network: NetworkId, member: EndpointAddr) -> Result<Self, TicketError> {
         match member.addrs.len() {
             0 => Err(TicketError::NoAddress(member.id)),
             count if count > TICKET_ADDRESSES_MAX => Err(TicketError::TooManyAddresses(count)),
-            _ => Ok(Self { network, member }),
+            _ => {
+                let ticket = Self { network, member };
+                match ticket.to_string().len() {
+                    len if len > TICKET_TEXT_MAX => Err(TicketError::TooLong(len)),
+                    _ => Ok(ticket),
+                }
+            }
         }
     }
 
@@ -197,6 +203,16 @@ mod tests {
             assert_eq!(text_of(&bytes).parse::<Ticket>(), Err(error));
         }
         assert!(Ticket::new(network, member(16)).is_ok());
+    }
+
+    #[test]
+    fn a_ticket_that_nobody_could_read_is_not_made() {
+        let relay = |n: u32| {
+            TransportAddr::Relay(format!("https://{n}{}.example", "r".repeat(200)).parse().unwrap())
+        };
+        let member = EndpointAddr::from_parts(member(0).id, (0..16).map(relay));
+        let ticket = Ticket::new(NetworkId::from_name("my-app"), member);
+        assert!(matches!(ticket, Err(TicketError::TooLong(_))), "{ticket:?}");
     }
 
     proptest! {

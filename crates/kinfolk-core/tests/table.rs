@@ -147,16 +147,22 @@ fn a_new_address_of_the_node_ends_every_backoff_as_far_as_dials_may_run() {
         let link = dials(&bench.want(peer, u64::from(peer), Want::Hold))[0].1;
         assert_eq!(dials(&bench.fail(peer, link)), []);
     }
-    // Not wanted any more: a memory, which is left alone.
+    // One that nobody wants any more, and that has used up its one chance to be dialled before its time.
     let link = dials(&bench.want(4, 4, Want::Hold))[0].1;
     bench.fail(4, link);
     bench.tell(4, Input::Cancel(IntentId(4)));
+    let link = dials(&bench.want(4, 5, Want::Hold))[0].1;
+    bench.fail(4, link);
+    bench.tell(4, Input::Cancel(IntentId(5)));
     let mut told = Vec::new();
     bench.table.network_news(bench.now, &mut told);
     let dialled: BTreeSet<_> = dials(&told).into_iter().map(|(peer, _)| peer).collect();
     assert_eq!(dialled.len(), 2);
     assert!(dialled.is_subset(&(1..=3).map(id).collect()));
     assert_eq!(bench.table.totals(bench.now).waiting, 1);
+    // It waits for a dial, and for no backoff.
+    bench.want(4, 6, Want::Hold);
+    assert_eq!(bench.table.why(bench.now, &id(4)).unwrap().state, PeerState::Waiting);
 }
 
 #[test]

@@ -150,14 +150,7 @@ const UNANSWERED_MAX: u32 = 2;
 impl Pulse {
     /// Asks once more; false if the child has left as many unanswered as it may.
     pub(crate) fn ask(&self) -> bool {
-        let unanswered = self.unanswered.load(Ordering::Relaxed);
-        self.unanswered.store(unanswered.saturating_add(1), Ordering::Relaxed);
-        unanswered < UNANSWERED_MAX
-    }
-
-    /// The child was given up for its silence.
-    pub(crate) fn is_lost(&self) -> bool {
-        self.unanswered.load(Ordering::Relaxed) > UNANSWERED_MAX
+        self.unanswered.fetch_add(1, Ordering::Relaxed) < UNANSWERED_MAX
     }
 
     /// What the actor does when it is asked.
@@ -235,6 +228,16 @@ mod tests {
         assert_eq!(delays, [20, 40, 80, 160].map(|ms| Some(Duration::from_millis(ms))));
         let error = fail("last").expect_err("one too many").to_string();
         assert!(error.contains("the first: child: first; the last: child: last"), "{error}");
+    }
+
+    #[test]
+    fn a_child_may_leave_two_questions_unanswered_and_an_answer_makes_good_for_all() {
+        let pulse = Pulse::default();
+        assert!(pulse.ask() && pulse.ask());
+        pulse.pass_on();
+        assert_eq!(pulse.answer().now_or_never(), Some(()));
+        assert!(pulse.ask() && pulse.ask() && !pulse.ask() && !pulse.ask());
+        assert_eq!(pulse.answer().now_or_never(), None, "nothing was passed on");
     }
 
     #[test]

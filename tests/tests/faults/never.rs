@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use kinfolk::error::OpenError;
 use kinfolk::fault::{Crash, Faults, Point};
-use kinfolk::{LinkEnd, NodeEvent, Options};
+use kinfolk::{LinkEnd, NodeEvent, Options, Terminal};
 use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::node::{ECHO, Mortal, builder, connect};
 use kinfolk_tests::support::wait::{eventually, within};
@@ -51,14 +51,14 @@ async fn a_manager_that_never_returns_is_restarted_and_questions_are_answered_by
     let alice = scene.alice.clone();
     let question = tokio::spawn(async move { alice.peers().await });
     within(SOON, "the strike", scene.faults.struck(Point::ManagerPeers)).await;
+    // Streams of live sessions know nothing of it until it is killed.
+    scene.kept_lives().await;
 
     let (begun, deadline) = (Instant::now(), Duration::from_secs(1));
     let options = Options::new().deadline(deadline);
     let opened = scene.alice.open_with(scene.bob.addr(), ECHO, options).await;
     assert_eq!(opened.expect_err("nobody dials"), OpenError::TimedOut { cause: None });
     assert!(begun.elapsed() < deadline + SLACK, "{:?}", begun.elapsed());
-    // Streams of live sessions know nothing of it until it is killed.
-    scene.kept_lives().await;
 
     let restarted = |event: &NodeEvent| matches!(event, NodeEvent::Restarted { .. });
     let event = scene.log.next(SOON, "the restart", restarted).await;
@@ -72,17 +72,31 @@ async fn a_manager_that_never_returns_is_restarted_and_questions_are_answered_by
     scene.over().await;
 }
 
+#[tokio::test]
+async fn a_part_that_hangs_again_and_again_ends_the_node() {
+    let faults = Faults::default();
+    let mut limits = limits();
+    limits.unresponsive = Duration::from_secs(2);
+    let alice = builder(1).limits(limits).faults(&faults).spawn().await.expect("it starts");
+    for _ in 0..3 {
+        faults.arm(Point::AcceptPulse, Crash::Never);
+    }
+    let end = within(2 * SOON, "the end", alice.closed()).await;
+    let Terminal::Failed(cause) = &end else { panic!("{end:?}") };
+    assert_eq!(&**cause, "accept: it was silent for 2s, again and again");
+}
+
 /// As a laptop that sleeps: nothing runs, and then everything is late at once.
 #[tokio::test]
 async fn a_node_that_was_stopped_for_longer_than_its_parts_may_be_silent_restarts_none() {
     let mut limits = limits();
-    limits.unresponsive = Duration::from_millis(600);
-    for round in 0..5 {
+    limits.unresponsive = Duration::from_secs(2);
+    for round in 0..2 {
         let faults = Faults::default();
         let mortal = Mortal::spawn(builder(1).limits(limits.clone()).faults(&faults)).await;
         let mut log = EventLog::of(&mortal.node).await;
         let pause = mortal.pause();
-        let stopped = Duration::from_millis(1300 + 150 * round);
+        let stopped = Duration::from_millis(3500 + 500 * round);
         tokio::task::spawn_blocking(move || std::thread::sleep(stopped)).await.expect("slept");
         drop(pause);
         // Twice as many looks at the parts as it takes to give one up.

@@ -176,6 +176,8 @@ async fn a_node_that_has_lost_the_only_address_it_listens_at_ends_and_says_why()
     let (mut alice, bob) = (Host::boot(1).await, Host::boot(2).await);
     Host::join(&alice, ALICE, &bob, BOB);
     alice.start_at(ALICE, IDLE_TIMEOUT).await;
+    // A node that has nothing to send may not notice for long; this one dials in vain.
+    alice.hold(&bob, BOB).await;
     alice.remove_address(ALICE, 24);
     assert_eq!(alice.closed().await, "it failed: the endpoint has ended, as its sockets are gone");
 }

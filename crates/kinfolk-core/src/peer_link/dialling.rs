@@ -16,6 +16,7 @@ impl PeerLink {
         }
         let link = LinkId { dialler: self.me, incarnation: self.incarnation, n };
         self.dial = Some(Dial::Connecting { link, deadline: after(now, self.rules.dial_deadline) });
+        self.has_news = false;
         out.push(Output::Dial(link));
     }
 
@@ -96,6 +97,8 @@ impl PeerLink {
 
     pub(super) fn back_off(&mut self, now: Instant, end: LinkEnd) -> Duration {
         let delay = match end {
+            // What failed was begun before there was something new to try.
+            _ if std::mem::take(&mut self.has_news) => self.backoff.pause(),
             LinkEnd::ClosedByPeer(code) if is_away_for_a_moment(code) => {
                 self.backoff.fail_briefly()
             }
@@ -106,9 +109,9 @@ impl PeerLink {
     }
 }
 
-/// What a peer says that stops or starts anew, and that may be back in a moment.
+/// What a peer says that stops, and that may be back in a moment. Not `Restarted`: that is also the word of a session that fails.
 fn is_away_for_a_moment(code: Code) -> bool {
-    matches!(code, Code::ShuttingDown | Code::Draining | Code::Restarted)
+    matches!(code, Code::ShuttingDown | Code::Draining)
 }
 
 /// Refusals of a link that asking again soon would only repeat.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kinfolk_core::code::Code;
 use kinfolk_core::limits::Limits;
-use kinfolk_core::peer_link::{Input, LinkEnd};
+use kinfolk_core::peer_link::{DialFailure, Input, LinkEnd};
 
 use crate::scene::{Bench, SECOND, ids};
 
@@ -22,7 +22,7 @@ impl Bench {
 
 #[test]
 fn a_peer_that_says_that_it_is_away_for_a_moment_is_asked_again_within_five_seconds() {
-    for code in [Code::ShuttingDown, Code::Draining, Code::Restarted] {
+    for code in [Code::ShuttingDown, Code::Draining] {
         let mut bench = Bench::smaller();
         bench.hold(1);
         for _ in 0..10 {
@@ -55,6 +55,24 @@ fn a_peer_that_refuses_for_want_of_room_is_left_alone_for_longer_and_longer() {
     let busy = LinkEnd::ClosedByPeer(Code::Busy);
     let waits: Vec<_> = (0..6).map(|_| bench.wait_after(busy)).collect();
     assert!(waits.is_sorted() && waits[5] >= 300 * SECOND, "{waits:?}");
+}
+
+#[test]
+fn a_dial_that_fails_after_news_of_another_way_is_followed_by_the_next_within_a_second() {
+    let mut bench = Bench::smaller();
+    bench.hold(1);
+    for _ in 0..5 {
+        bench.wait_after(LinkEnd::Lost);
+    }
+    while !bench.link.wants_dial() {
+        bench.fire();
+    }
+    let link = bench.dial();
+    bench.tell(Input::AddressNews);
+    bench.end(link, LinkEnd::DialFailed(DialFailure::TimedOut));
+    let wait = bench.link.why(bench.now).retry_in.expect("it backs off");
+    assert!(wait <= SECOND, "{wait:?}");
+    assert!(bench.wait_after(LinkEnd::Lost) >= 300 * SECOND, "news is for one dial");
 }
 
 #[test]

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use iroh::{Endpoint, EndpointAddr, EndpointId};
 use kinfolk_core::id::ProtocolName;
+use kinfolk_core::intensity::{Intensity, Verdict};
 use kinfolk_core::intent::Failure;
 use kinfolk_core::peer_link::Why;
 use kinfolk_core::peer_table::PeerSummary;
@@ -49,6 +50,10 @@ use crate::supervision::{ChildEnd, OwnedTask, Pulse, Restarts, child_end, lock, 
 
 /// Largest request or answer that may travel in a message; larger ones belong on a stream or in [`Node::call`](crate::Node::call).
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// Time between two news of an own address that end all backoffs: an address that comes and goes, by a bad relay's or NAT's doing, makes a
+/// node dial whom it wants once a minute at most.
+const NETWORK_NEWS: Duration = Duration::from_secs(60);
 
 /// How long a part may take to start: local work that awaits nobody.
 const PART_START: Duration = Duration::from_secs(2);
@@ -171,6 +176,8 @@ pub(crate) struct RootState {
     alpn: Vec<u8>,
     parts: Vec<Running>,
     restarts: Restarts,
+    /// A part is silent for longer than the period of `restarts`, so these are counted apart.
+    silences: Intensity,
     /// The waits before a restart.
     restarting: Vec<(Part, OwnedTask)>,
     /// Opens and calls that were asked for by message.
@@ -188,7 +195,12 @@ struct Running {
     part: Part,
     cell: ActorCell,
     pulse: Arc<Pulse>,
+    /// It was silent, and killed for it.
+    is_lost: bool,
 }
+
+/// Silent parts within ten times [`Limits::unresponsive`](kinfolk_core::limits::Limits::unresponsive) that the node tolerates: each took all sessions along.
+const SILENCES_MAX: usize = 2;
 
 /// Closes the endpoint, and says that the node is gone, when its owner is gone: killed and failed actors run nothing else.
 struct OwnedEndpoint {
@@ -234,6 +246,7 @@ impl Root {
             alpn,
             parts: Vec::new(),
             restarts: Restarts::new(),
+            silences: Intensity::new(SILENCES_MAX, context.limits.unresponsive.saturating_mul(10)),
             restarting: Vec::new(),
             requests: JoinSet::new(),
             _address: address,
@@ -330,10 +343,20 @@ async fn follow_address(endpoint: Endpoint, context: Arc<Context>) {
     let mut watcher = endpoint.watch_addr();
     context.address.send_replace(watcher.get());
     drop(endpoint);
-    while let Ok(address) = watcher.updated().await {
-        let before = context.address.send_replace(address.clone());
-        if !address.addrs.is_subset(&before.addrs) {
-            let _ = context.tell_manager(PeerManagerMessage::NetworkNews);
+    let (mut has_news, mut not_before) = (false, tokio::time::Instant::now());
+    loop {
+        tokio::select! {
+            updated = watcher.updated() => {
+                let Ok(address) = updated else { return };
+                let before = context.address.send_replace(address.clone());
+                has_news |= !address.addrs.is_subset(&before.addrs);
+            }
+            () = tokio::time::sleep_until(not_before), if has_news => {
+                let _ = context.tell_manager(PeerManagerMessage::NetworkNews);
+                has_news = false;
+                let now = tokio::time::Instant::now();
+                not_before = now.checked_add(NETWORK_NEWS).unwrap_or(now);
+            }
         }
     }
 }
@@ -405,7 +428,7 @@ impl RootState {
             }
             M::Shutdown => self.myself.stop(None),
             M::Internal(Internal(Note::Start(part))) => self.restart(part).await?,
-            M::Internal(Internal(Note::Watch)) => self.watch(),
+            M::Internal(Internal(Note::Watch)) => self.watch()?,
             M::Internal(Internal(Note::TaskPanicked(text))) => return Err(text.into()),
             #[cfg(feature = "fault-injection")]
             M::Internal(Internal(Note::Crash(victim, crash))) => self.crash(victim, crash).await?,
@@ -467,14 +490,20 @@ impl RootState {
                 ractor::Actor::spawn_linked(None, Accept, arguments, supervisor).await?.0.get_cell()
             }
         };
-        self.parts.push(Running { part, cell, pulse });
+        self.parts.push(Running { part, cell, pulse, is_lost: false });
         Ok(())
     }
 
     /// Asks the parts whether they are well, and kills those that have not said so for long. Their end, as any other, comes by its event.
-    fn watch(&mut self) {
-        for Running { part, cell, pulse } in &self.parts {
+    fn watch(&mut self) -> Result<(), ActorProcessingErr> {
+        for Running { part, cell, pulse, is_lost } in &mut self.parts {
+            if *is_lost {
+                // It blocks its thread, and nothing can end that.
+                return Err(format!("{} hangs and cannot be killed", part.name()).into());
+            }
             if !pulse.ask() {
+                warn!(actor = part.name(), "a part of the node is silent and is killed");
+                *is_lost = true;
                 cell.kill();
                 continue;
             }
@@ -485,6 +514,7 @@ impl RootState {
             };
         }
         self.watch_later();
+        Ok(())
     }
 
     fn watch_later(&mut self) {
@@ -503,7 +533,7 @@ impl RootState {
         else {
             return Ok(());
         };
-        let Running { part, pulse, .. } = self.parts.swap_remove(place);
+        let Running { part, is_lost, .. } = self.parts.swap_remove(place);
         let cause = match end {
             // The next one would find the same.
             ChildEnd::Failed(error) if error.is::<EndpointLost>() => return Err(error),
@@ -512,8 +542,12 @@ impl RootState {
                 drop(state);
                 "it stopped while the node was running".to_owned()
             }
-            ChildEnd::Killed if pulse.is_lost() => {
-                format!("it was silent for {:?}", self.context.limits.unresponsive)
+            ChildEnd::Killed if is_lost => {
+                let cause = format!("it was silent for {:?}", self.context.limits.unresponsive);
+                if self.silences.fail(Instant::now()) == Verdict::Exceeded {
+                    return Err(format!("{}: {cause}, again and again", part.name()).into());
+                }
+                cause
             }
             ChildEnd::Killed => "it was killed".to_owned(),
             ChildEnd::Failed(error) => error.to_string(),

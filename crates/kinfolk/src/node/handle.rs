@@ -1,5 +1,6 @@
 //! The handle of a node: what an app calls. Every clone is the same node.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use iroh::{EndpointAddr, EndpointId};
 use kinfolk_core::id::ProtocolName;
 use kinfolk_core::peer_link::Why;
 use kinfolk_core::peer_table::PeerSummary;
-use kinfolk_core::ticket::{Ticket, TicketError};
+use kinfolk_core::record::Reach;
+use kinfolk_core::ticket::{TICKET_ADDRESSES_MAX, Ticket, TicketError};
 use kinfolk_core::wire::StreamMode;
 use ractor::ActorRef;
 use serde::Serialize;
@@ -71,13 +73,18 @@ impl Node {
         self.context.address.borrow().clone()
     }
 
-    /// A line of text by which others can reach the node, as far as it knows now how they can.
+    /// A line of text by which others can reach the node, as far as it knows now how they can. Of a node with more addresses than a ticket
+    /// carries it has those that lead farthest.
     ///
     /// # Errors
     ///
-    /// While no address of the node is known, or if it has more than a ticket carries.
+    /// While no address of the node is known.
     pub fn ticket(&self) -> Result<Ticket, TicketError> {
-        Ticket::new(self.context.network, self.addr())
+        let EndpointAddr { id, addrs } = self.addr();
+        let mut addrs: Vec<_> = addrs.into_iter().collect();
+        addrs.sort_by_key(|address| Reverse(Reach::of(address)));
+        addrs.truncate(TICKET_ADDRESSES_MAX);
+        Ticket::new(self.context.network, EndpointAddr::from_parts(id, addrs))
     }
 
     /// The root actor, for apps that prefer messages.

@@ -59,7 +59,8 @@ impl From<EndpointAddr> for Peer {
     }
 }
 
-/// The member that the ticket names. A ticket of another network leads to [`DialFailure::NoCommonProtocol`](kinfolk_core::peer_link::DialFailure).
+/// The member that the ticket names. Whether it is of this node's network is not looked at here: a dial to another one fails in its handshake,
+/// and [`Ticket::network`] tells before.
 impl From<Ticket> for Peer {
     fn from(ticket: Ticket) -> Self {
         Self::from(EndpointAddr::from(ticket))
