@@ -11,6 +11,7 @@
 //! failure as its cause. A part that hangs is killed, and so restarted: each is asked twice within [`Limits::unresponsive`] whether it is well. The endpoint lives here, above everything that can be restarted. Its handlers await nothing but the local
 //! start of a part; what takes longer runs in tasks.
 
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,9 +52,10 @@ use crate::supervision::{ChildEnd, OwnedTask, Pulse, Restarts, child_end, lock, 
 /// Largest request or answer that may travel in a message; larger ones belong on a stream or in [`Node::call`](crate::Node::call).
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
-/// Time between two news of an own address that end all backoffs: an address that comes and goes, by a bad relay's or NAT's doing, makes a
-/// node dial whom it wants once a minute at most.
-const NETWORK_NEWS: Duration = Duration::from_secs(60);
+/// News of an own address that end all backoffs, within [`NEWS_PERIOD`]; further ones wait. A host that moves has a few at once; an address that
+/// comes and goes, by a bad relay's or NAT's doing, makes a node dial whom it wants once a minute (a guess).
+const NEWS_MAX: usize = 5;
+const NEWS_PERIOD: Duration = Duration::from_secs(300);
 
 /// How long a part may take to start: local work that awaits nobody.
 const PART_START: Duration = Duration::from_secs(2);
@@ -344,6 +346,8 @@ async fn follow_address(endpoint: Endpoint, context: Arc<Context>) {
     context.address.send_replace(watcher.get());
     drop(endpoint);
     let (mut has_news, mut not_before) = (false, tokio::time::Instant::now());
+    // When news was passed on, oldest first.
+    let mut told = VecDeque::with_capacity(NEWS_MAX);
     loop {
         tokio::select! {
             updated = watcher.updated() => {
@@ -354,8 +358,12 @@ async fn follow_address(endpoint: Endpoint, context: Arc<Context>) {
             () = tokio::time::sleep_until(not_before), if has_news => {
                 let _ = context.tell_manager(PeerManagerMessage::NetworkNews);
                 has_news = false;
-                let now = tokio::time::Instant::now();
-                not_before = now.checked_add(NETWORK_NEWS).unwrap_or(now);
+                told.push_back(tokio::time::Instant::now());
+                if told.len() >= NEWS_MAX
+                    && let Some(oldest) = told.pop_front()
+                {
+                    not_before = oldest.checked_add(NEWS_PERIOD).unwrap_or(oldest);
+                }
             }
         }
     }
