@@ -136,11 +136,11 @@ fn dialled(out: &[Output]) -> Option<LinkId> {
 }
 
 /// The delays from the end of each attempt until the next one.
-fn delays(seed: u64, peer: Peer) -> Vec<Duration> {
+fn delays(seed: u64, peer: Peer, attempts: u32) -> Vec<Duration> {
     let mut bench = Bench::new(seed);
     let mut link = dialled(&bench.want(Want::Hold)).expect("the first dial is at once");
     let mut delays = Vec::new();
-    for _ in 0..ATTEMPTS {
+    for _ in 0..attempts {
         bench.play(peer, link);
         let (next, delay) = bench.next_dial();
         delays.push(delay);
@@ -151,7 +151,7 @@ fn delays(seed: u64, peer: Peer) -> Vec<Duration> {
 
 fn redials_grow(peer: Peer) {
     for seed in 0..SEEDS {
-        for (attempt, delay) in (0..).zip(delays(seed, peer)) {
+        for (attempt, delay) in (0..).zip(delays(seed, peer, ATTEMPTS)) {
             let bound = bound(attempt);
             assert!(
                 delay >= bound / 2 && delay <= bound,
@@ -179,6 +179,35 @@ fn a_peer_that_always_refuses_is_dialled_within_the_bounds_of_the_backoff() {
     }
 }
 
+/// Whoever is away for a moment says so: it is asked again soon, until it has said so for about a minute.
+#[test]
+fn a_peer_that_refuses_as_it_stops_is_dialled_within_five_seconds_for_a_minute_and_then_as_any_other()
+ {
+    /// Delays that a minute holds at least: 1 s, and then 5 s each.
+    const BRIEF: usize = 13;
+    /// Delays that two minutes hold at most, 2.5 s each: at the next the peer is not believed.
+    const BELIEVED_MAX: u32 = 48;
+    for code in [Code::ShuttingDown, Code::Draining] {
+        for seed in 0..SEEDS {
+            let peer = Peer::Ends(LinkEnd::ClosedByPeer(code));
+            let delays = delays(seed, peer, BELIEVED_MAX + ATTEMPTS);
+            let is_of = |delay: Duration, attempt| {
+                let bound = bound(attempt);
+                delay >= bound / 2 && delay <= bound
+            };
+            let says = |from: usize| format!("{code}, seed {seed}: {:?}", &delays[from..]);
+            assert!(is_of(delays[0], 0), "{}", says(0));
+            let grows = delays.iter().skip(1).position(|delay| !is_of(*delay, 1));
+            let grows = 1 + grows.expect("it is not believed for ever");
+            let believed: Duration = delays[..grows].iter().sum();
+            assert!(grows >= BRIEF && believed <= 120 * SECOND, "{}", says(0));
+            for (attempt, delay) in (2..).zip(&delays[grows..]) {
+                assert!(is_of(*delay, attempt), "after {grows}: {}", says(grows));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_peer_that_always_breaks_the_protocol_is_dialled_within_the_bounds_of_the_backoff() {
     redials_grow(Peer::Ends(LinkEnd::PeerMisbehaved(Code::Violation)));
@@ -195,7 +224,7 @@ fn a_peer_that_welcomes_and_leaves_at_once_is_dialled_within_the_bounds_of_the_b
 #[test]
 fn only_a_peer_that_stayed_long_enough_is_dialled_as_if_it_had_never_failed() {
     for seed in 0..SEEDS {
-        for delay in delays(seed, Peer::Leaves(Limits::default().stable_after)) {
+        for delay in delays(seed, Peer::Leaves(Limits::default().stable_after), ATTEMPTS) {
             assert!(delay >= bound(0) / 2 && delay <= bound(0), "seed {seed}: {delay:?}");
         }
     }
