@@ -156,6 +156,11 @@ fn no_bytes_break_the_check_of_records() {
 }
 
 #[test]
+fn no_text_and_no_bytes_behind_it_break_the_reader_of_tickets() {
+    fuzz("ticket", targets::ticket);
+}
+
+#[test]
 fn no_bytes_break_the_reader_of_the_control_stream() {
     fuzz("control_stream", targets::control_stream);
 }

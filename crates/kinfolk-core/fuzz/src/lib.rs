@@ -1,4 +1,4 @@
-//! What has to hold for any bytes that a peer may send: one function per decoder, and one for the control stream as a session reads it.
+//! What has to hold for any bytes that a peer, or whoever hands on a ticket, may send: one function per decoder, and one for the control stream as a session reads it.
 //!
 //! Each takes bytes and panics if they break a promise. `tests/fuzz.rs` runs them on the committed seeds and on mutants of those;
 //! `fuzz_targets/` runs them under libFuzzer. A decoder either refuses, and then blames the sender, or returns a value that
@@ -12,11 +12,13 @@
     reason = "a target fails this way"
 )]
 
+use data_encoding::BASE32_NOPAD;
 use kinfolk_core::code::Code;
 use kinfolk_core::id::{NetworkId, ProtocolName};
 use kinfolk_core::record::{
     ADDRESSES_MAX, OFFERS_MAX, RECORD_MAX, Reach, Record, TOPICS_MAX, Ttl, UnixMillis,
 };
+use kinfolk_core::ticket::{TICKET_ADDRESSES_MAX, TICKET_TEXT_MAX, Ticket};
 use kinfolk_core::wire::{
     Answer, CONTROL_MAX, Control, DEAD_LINKS_MAX, Extensions, FrameError, Goodbye, HEADER_MAX,
     LENGTH_BYTES, StreamHeader, Turns, call_length, call_prefix, frame,
@@ -155,6 +157,27 @@ fn take_record(bytes: &[u8]) {
         assert_eq!(counts, [0, 0, 0]);
     }
     rebuild(&record.extensions());
+}
+
+/// A ticket: the bytes as text as it comes and, since few mutations leave a text whole, the same bytes as what the text is of.
+pub fn ticket(bytes: &[u8]) {
+    if let Ok(text) = str::from_utf8(bytes) {
+        take_ticket(text);
+    }
+    let text = format!("kinfolk{}", BASE32_NOPAD.encode(bytes));
+    take_ticket(&text);
+    take_ticket(&text.to_ascii_lowercase());
+}
+
+fn take_ticket(text: &str) {
+    let Ok(ticket) = text.parse::<Ticket>() else { return };
+    assert!(text.trim().len() <= TICKET_TEXT_MAX);
+    assert!((1..=TICKET_ADDRESSES_MAX).contains(&ticket.member().addrs.len()));
+    // Whoever passes it on passes on the same, in a text that others read.
+    let written = ticket.to_string();
+    assert!(written.len() <= TICKET_TEXT_MAX);
+    assert_eq!(written.parse(), Ok(ticket.clone()));
+    assert_eq!(Ticket::new(ticket.network(), ticket.member().clone()), Ok(ticket));
 }
 
 /// A control stream, byte by byte, as Accept and a session read it. The first byte says who dialled.
