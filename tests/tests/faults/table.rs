@@ -31,6 +31,13 @@ const KILLED: Duration = Duration::from_secs(10 + 1 + 5);
 /// What the parts and the endpoint may take beyond the shutdown deadline, and what a busy machine adds.
 const STOPPED: Duration = Duration::from_secs(2 + 2 + 3 + 2);
 
+/// The parts of a node, by the names that its events have.
+const PARTS: [&str; 2] = ["accept", "peer_manager"];
+
+/// Looks at the parts from the first to the last of which one and a half times [`Limits::unresponsive`](kinfolk::Limits::unresponsive) pass: a
+/// part that is silent from the first on is given up at the third, and that is known at the next.
+const LOOKS: usize = 4;
+
 /// What follows from a strike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Effect {
@@ -103,7 +110,15 @@ async fn case(point: Point, crash: Crash) {
         Effect::Stuck => stuck(&mut scene, point).await,
         effect => {
             assert_one_event(&mut scene, point, effect).await;
+            // Only what hangs is found out by looks at the parts, and nothing looks where the wait for that hangs.
+            let is_watched = crash == Crash::Never && point != Point::NodeWatches;
+            if is_watched {
+                watch(&scene);
+            }
             lives_on(&mut scene, point).await;
+            if is_watched {
+                assert_no_late_restart(&mut scene, point, effect).await;
+            }
         }
     }
     scene.asks_end().await;
@@ -127,15 +142,18 @@ async fn ends_as_it_starts(armed: &[(Point, Crash)]) {
     nothing_is_left().await;
 }
 
+/// How often a part is to be restarted: by the strike, and to provoke it.
+fn restarts(part: &str, point: Point, effect: Effect) -> usize {
+    let victim = if part == "accept" { Victim::Accept } else { Victim::PeerManager };
+    let provoked = usize::from(needs_restart_of(point) == Some(victim));
+    provoked + usize::from(matches!(effect, Effect::Restart(struck) if struck == part))
+}
+
 /// One event of the kind that is documented, and none of another.
 async fn assert_one_event(scene: &mut Scene, point: Point, effect: Effect) {
-    let provoked = |part| {
-        let victim = if part == "accept" { Victim::Accept } else { Victim::PeerManager };
-        usize::from(needs_restart_of(point) == Some(victim))
-    };
-    let expected = |part| provoked(part) + usize::from(effect == Effect::Restart(part));
-    for part in ["accept", "peer_manager"] {
-        eventually(SOON, "the restarts", async || scene.restarts_of(part) == expected(part)).await;
+    for part in PARTS {
+        let expected = restarts(part, point, effect);
+        eventually(SOON, "the restarts", async || scene.restarts_of(part) == expected).await;
     }
     let panics = usize::from(effect == Effect::Session(LinkEnd::Panicked));
     let of_sessions = |event: &NodeEvent| matches!(event, NodeEvent::SessionPanicked { .. });
@@ -148,6 +166,23 @@ async fn assert_one_event(scene: &mut Scene, point: Point, effect: Effect) {
             _ => false,
         };
         eventually(SOON, "the session's end", async || scene.log.count(is_end) >= 1).await;
+    }
+}
+
+/// From now on the node's looks at its parts are counted.
+fn watch(scene: &Scene) {
+    for _ in 0..LOOKS {
+        scene.faults.arm(Point::NodeWatch, Crash::Stall(Duration::ZERO));
+    }
+}
+
+/// What hung is well again, and nothing else was taken for silent.
+async fn assert_no_late_restart(scene: &mut Scene, point: Point, effect: Effect) {
+    let looks = || scene.faults.strikes(Point::NodeWatch);
+    eventually(SOON, "the looks at the parts", async || looks() == LOOKS).await;
+    for part in PARTS {
+        let expected = restarts(part, point, effect);
+        assert_eq!(scene.restarts_of(part), expected, "late restarts of {part}");
     }
 }
 
