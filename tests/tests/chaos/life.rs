@@ -1,21 +1,22 @@
 //! One node from a start to an end, on a thread of its own, with the app that uses it and what that app counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use kinfolk::{
-    EndpointAddr, EndpointId, Hold, Limits, Metrics, Node, NodeBuilder, NodeEvent, Outcome,
-    SecretKey, Terminal,
+    Code, EndpointAddr, EndpointId, Hold, Limits, LinkEnd, Metrics, Node, NodeBuilder, NodeEvent,
+    Outcome, SecretKey, Terminal,
 };
 use kinfolk_tests::support::node::{Mortal, builder, quick_limits, real_addr};
 use kinfolk_tests::support::wait::{eventually, within};
 
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-use super::ledger::{Ledger, lock};
+use super::ledger::{Ledger, Way, lock};
+use super::plan::NODES;
 use super::traffic::{Bytes, PIPE, TASK, pipe, task};
 
 /// How long a node may take for what costs no more than a few round trips.
@@ -220,6 +221,7 @@ fn release(hold: Hold, asks: &Asks) {
 
 /// Nothing that is done to a node makes a part of it fail.
 async fn watch(index: usize, mut events: Receiver<NodeEvent>, ledger: Arc<Ledger>) {
+    let mut established = HashSet::new();
     loop {
         match events.recv().await {
             Ok(
@@ -228,12 +230,32 @@ async fn watch(index: usize, mut events: Receiver<NodeEvent>, ledger: Arc<Ledger
                 | NodeEvent::HandlerPanicked { .. }
                 | NodeEvent::PeerQuarantined { .. }),
             ) => ledger.blame(format!("node {index}: {event:?}")),
+            Ok(NodeEvent::SessionEstablished { link, .. }) => {
+                established.insert(link);
+            }
+            Ok(NodeEvent::SessionEnded { peer, link, end }) => {
+                let writer = (0..NODES).find(|node| id(*node) == peer).expect("one of us");
+                if let (true, Some(how)) = (established.remove(&link), cut(end)) {
+                    ledger.cut(Way { reader: index, writer }, how);
+                }
+            }
             Ok(_) => {}
             Err(RecvError::Lagged(missed)) => {
                 ledger.blame(format!("node {index}: {missed} events were missed"));
             }
             Err(RecvError::Closed) => return,
         }
+    }
+}
+
+/// How a link was cut, if it did not end in agreement or without ever having served.
+fn cut(end: LinkEnd) -> Option<&'static str> {
+    match end {
+        LinkEnd::Drained => None,
+        LinkEnd::Closed(code) | LinkEnd::ClosedByPeer(code) => {
+            (!matches!(code, Code::Ok | Code::Idle | Code::Duplicate)).then(|| code.name())
+        }
+        end => Some(end.name()),
     }
 }
 

@@ -9,7 +9,7 @@ use kinfolk::{
     EndpointId, Incoming, Node, Options, Outcome, ProtocolName, RecvStream, SendStream, Service,
 };
 
-use super::ledger::Ledger;
+use super::ledger::{self, Ledger};
 use super::life::Asks;
 use super::plan::{Call, Opening, Stream};
 
@@ -95,19 +95,24 @@ async fn answer(mut stream: Incoming, ledger: &Ledger, bytes: &Bytes) -> Result<
     let id = u64::from_le_bytes([i0, i1, i2, i3, i4, i5, i6, i7]);
     let down = u32::from_le_bytes([d0, d1, d2, d3]);
     let is_answered = is_answered == 1;
+    ledger.stream(id, |stream| stream.is_taken = true);
     let length = if is_answered { down } else { down / 2 };
     let (received, sent) = tokio::join!(
         drink(&mut stream.recv, id, 0, ledger, bytes),
         pour(&mut stream.send, id, 1, length, bytes),
     );
     let received = received?;
-    ledger.stream(id, |stream| stream.received = Some(received));
+    ledger.stream(id, |stream| stream.up.received = Some(received));
     sent?;
     if !is_answered {
         return Err(HandlerError::new("on purpose"));
     }
-    ledger.stream(id, |stream| stream.answer_finished = Some(length.into()));
+    let length = u64::from(length);
+    ledger.stream(id, |stream| stream.down.finished = Some(length));
     stream.send.finish()?;
+    if stream.send.acknowledged().await.is_ok() {
+        ledger.stream(id, |stream| stream.down.acknowledged = Some(length));
+    }
     Ok(())
 }
 
@@ -135,8 +140,12 @@ pub async fn open(
             let _ = converse(send, recv, id, stream, ledger, &asks.bytes).await;
         }
     };
-    if unless(stream.cancelled, using).await.is_none() && !is_open {
+    let is_cancelled = unless(stream.cancelled, using).await.is_none();
+    if is_cancelled && !is_open {
         asks.end(&Outcome::Cancelled);
+    }
+    if is_cancelled {
+        ledger.stream(id, ledger::Stream::given_up);
     }
 }
 
@@ -148,6 +157,8 @@ async fn converse(
     ledger: &Ledger,
     bytes: &Bytes,
 ) -> Result<(), StreamError> {
+    let is_answered = stream.opening != Opening::Eager;
+    ledger.stream(id, |stream| stream.opened(is_answered));
     let mut greeting = [0; GREETING];
     greeting[..8].copy_from_slice(&id.to_le_bytes());
     greeting[8..12].copy_from_slice(&stream.down.to_le_bytes());
@@ -159,15 +170,20 @@ async fn converse(
     let up = u64::from(stream.up);
     let sending = async {
         pour(&mut send, id, 0, stream.up, bytes).await?;
-        ledger.stream(id, |stream| stream.finished = Some(up));
+        ledger.stream(id, |stream| stream.up.finished = Some(up));
         send.finish()?;
         send.acknowledged().await?;
-        ledger.stream(id, |stream| stream.acknowledged = Some(up));
+        ledger.stream(id, |stream| stream.up.acknowledged = Some(up));
         Ok::<_, StreamError>(())
     };
-    let (sent, answer) = tokio::join!(sending, drink(&mut recv, id, 1, ledger, bytes));
+    let reading = async {
+        recv.answered().await?;
+        ledger.stream(id, |stream| stream.is_answered = true);
+        drink(&mut recv, id, 1, ledger, bytes).await
+    };
+    let (sent, answer) = tokio::join!(sending, reading);
     let answer = answer?;
-    ledger.stream(id, |stream| stream.answer_received = Some(answer));
+    ledger.stream(id, |stream| stream.down.received = Some(answer));
     sent
 }
 

@@ -119,6 +119,7 @@ impl World {
         let ledger = Arc::clone(&self.0.ledger);
         match action {
             Action::Open { from, to, stream } => self.with(from, |life| {
+                ledger.begun(number, from, to);
                 life.run(async move |node, asks| {
                     traffic::open(node, id(to), number, stream, &ledger, &asks).await;
                 });
@@ -143,6 +144,7 @@ impl World {
                 faults.spawn_local(async move {
                     let asks = Arc::clone(&life.asks);
                     life.kill().await;
+                    world.0.ledger.killed(node);
                     add(&mut lock(&world.0.figures).outcomes, asks.ended());
                     world.unless_calm(away).await;
                     world.restart(node).await;
