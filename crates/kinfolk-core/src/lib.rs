@@ -29,6 +29,7 @@ pub mod intensity;
 pub mod intent;
 pub mod limits;
 pub mod liveness;
+pub mod news;
 pub mod peer_link;
 pub mod peer_table;
 pub mod record;

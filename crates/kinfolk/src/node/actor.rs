@@ -11,7 +11,6 @@
 //! failure as its cause. A part that hangs is killed, and so restarted: each is asked twice within [`Limits::unresponsive`] whether it is well. The endpoint lives here, above everything that can be restarted. Its handlers await nothing but the local
 //! start of a part; what takes longer runs in tasks.
 
-use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +24,6 @@ use kinfolk_core::intent::Failure;
 use kinfolk_core::peer_link::Why;
 use kinfolk_core::peer_table::PeerSummary;
 use kinfolk_core::wire::StreamMode;
-use n0_watcher::Watcher as _;
 use ractor::{ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::task::JoinSet;
@@ -41,6 +39,7 @@ use crate::fault::here;
 use crate::local_only::local_only;
 use crate::metrics::{Family, Metrics};
 use crate::monitor::PeerStatus;
+use crate::node::address::follow_address;
 use crate::node::hold::Hold;
 use crate::node::terminal::Terminal;
 use crate::peers::manager::{PeerManager, PeerManagerArguments, PeerManagerMessage};
@@ -51,11 +50,6 @@ use crate::supervision::{ChildEnd, OwnedTask, Pulse, Restarts, child_end, lock, 
 
 /// Largest request or answer that may travel in a message; larger ones belong on a stream or in [`Node::call`](crate::Node::call).
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
-
-/// News of an own address that end all backoffs, within [`NEWS_PERIOD`]; further ones wait. A host that moves has a few at once; an address that
-/// comes and goes, by a bad relay's or NAT's doing, makes a node dial whom it wants once a minute (a guess).
-const NEWS_MAX: usize = 5;
-const NEWS_PERIOD: Duration = Duration::from_secs(300);
 
 /// How long a part may take to start: local work that awaits nobody.
 const PART_START: Duration = Duration::from_secs(2);
@@ -337,36 +331,6 @@ fn small_enough(answer: Bytes) -> Result<Bytes, OpenError> {
         return Err(OpenError::Failed { failure: Failure::TooLarge, cause: None });
     }
     Ok(answer)
-}
-
-/// Keeps the published address in step with what iroh finds out, and passes on that there is a new one: whom the node could not reach from
-/// elsewhere it may reach from here.
-async fn follow_address(endpoint: Endpoint, context: Arc<Context>) {
-    let mut watcher = endpoint.watch_addr();
-    context.address.send_replace(watcher.get());
-    drop(endpoint);
-    let (mut has_news, mut not_before) = (false, tokio::time::Instant::now());
-    // When news was passed on, oldest first.
-    let mut told = VecDeque::with_capacity(NEWS_MAX);
-    loop {
-        tokio::select! {
-            updated = watcher.updated() => {
-                let Ok(address) = updated else { return };
-                let before = context.address.send_replace(address.clone());
-                has_news |= !address.addrs.is_subset(&before.addrs);
-            }
-            () = tokio::time::sleep_until(not_before), if has_news => {
-                let _ = context.tell_manager(PeerManagerMessage::NetworkNews);
-                has_news = false;
-                told.push_back(tokio::time::Instant::now());
-                if told.len() >= NEWS_MAX
-                    && let Some(oldest) = told.pop_front()
-                {
-                    not_before = oldest.checked_add(NEWS_PERIOD).unwrap_or(oldest);
-                }
-            }
-        }
-    }
 }
 
 impl RootState {

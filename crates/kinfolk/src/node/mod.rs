@@ -1,6 +1,7 @@
 //! The node: how it is built, its root actor, and the handle that apps hold.
 
 pub(crate) mod actor;
+pub(crate) mod address;
 pub(crate) mod builder;
 pub(crate) mod handle;
 pub(crate) mod hold;

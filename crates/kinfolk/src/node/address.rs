@@ -1,0 +1,40 @@
+//! Where the node can be reached: keeps what it publishes of that in step with what iroh finds out.
+//!
+//! It tells the PeerManager that there is a new address, as whom the node could not reach from elsewhere it may reach from here; how often
+//! that counts is for [`News`] to decide. It tells nobody that an address is gone, and never dials.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use iroh::Endpoint;
+use kinfolk_core::news::News;
+use n0_watcher::Watcher as _;
+
+use crate::context::Context;
+use crate::peers::manager::PeerManagerMessage;
+
+/// Runs until the endpoint is gone, which it does not keep.
+pub(crate) async fn follow_address(endpoint: Endpoint, context: Arc<Context>) {
+    let mut watcher = endpoint.watch_addr();
+    context.address.send_replace(watcher.get());
+    drop(endpoint);
+    let mut news = News::default();
+    loop {
+        let due = news.next_timeout();
+        let is_due = tokio::time::sleep_until(due.unwrap_or_else(Instant::now).into());
+        tokio::select! {
+            updated = watcher.updated() => {
+                let Ok(address) = updated else { return };
+                let before = context.address.send_replace(address.clone());
+                if !address.addrs.is_subset(&before.addrs) {
+                    news.learn(Instant::now());
+                }
+            }
+            () = is_due, if due.is_some() => {
+                if news.handle_timeout(Instant::now()) {
+                    let _ = context.tell_manager(PeerManagerMessage::NetworkNews);
+                }
+            }
+        }
+    }
+}
