@@ -29,6 +29,7 @@
 //! | `Lingered` | the answer to `CloseIfIdle`: drained when idle, asked again later when not |
 //! | `Ended` | the link's session is gone: dial failed, live link lost, or one closing link less |
 //! | `AddressNews` | ends a backoff; a dial that runs and fails is followed by the next within a second |
+//! | `NetworkNews` | the same, but a backoff ends after half a second to a second, as those who lost one network must not return in step; failures are forgotten |
 //! | `Disconnect`, `Ban`, `Unban`, `Shutdown` | what the app or the node wants |
 //! | `Timeout` | whatever is due: intents, dial, hello, parking, retry, linger, age, closing, ban, memory |
 //!
@@ -223,9 +224,15 @@ impl PeerLink {
             Input::Ended { link, end } => self.ended(now, link, end, out),
             Input::AddressNews => {
                 self.retry_at = None;
-                self.may_cut = true;
-                self.has_news =
-                    matches!(self.dial, Some(Dial::Connecting { .. } | Dial::Greeting { .. }));
+                self.learnt_a_way();
+            }
+            Input::NetworkNews => {
+                // A peer that many come back to refuses some: for them that is an early failure, not one of many.
+                self.backoff.reset();
+                if let Some(at) = self.retry_at {
+                    self.retry_at = Some(at.min(after(now, self.backoff.fail())));
+                }
+                self.learnt_a_way();
             }
             Input::Disconnect => self.disconnect(now, out),
             Input::Ban { until } => self.ban(now, until, out),
@@ -536,6 +543,12 @@ impl PeerLink {
             }
             !late
         });
+    }
+
+    /// What failed before says nothing of the next dial.
+    fn learnt_a_way(&mut self) {
+        self.may_cut = true;
+        self.has_news = matches!(self.dial, Some(Dial::Connecting { .. } | Dial::Greeting { .. }));
     }
 
     /// Whatever follows from the state alone: hand over, keep, dial, linger, forget.

@@ -195,12 +195,13 @@ impl PeerTable {
         self.grant_dials(now, out);
     }
 
-    /// Ends all backoffs: the node has a new way into the network, so that what failed before says nothing of the next dial. It visits
-    /// every peer.
+    /// Ends all backoffs within a second: the node has a new way into the network, so that what failed before says nothing of the next
+    /// dial. Not at once: a thousand nodes whose relay or router is back learn that together, and would dial whom all of them want in one
+    /// instant. It visits every peer.
     pub fn network_news(&mut self, now: Instant, out: &mut Vec<(EndpointId, Output)>) {
         let peers: Vec<EndpointId> = self.peers.keys().copied().collect();
         for peer in peers {
-            self.pass(now, peer, Input::AddressNews, out);
+            self.pass(now, peer, Input::NetworkNews, out);
         }
         self.grant_dials(now, out);
     }

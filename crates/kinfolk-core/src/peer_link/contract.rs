@@ -266,6 +266,8 @@ pub enum Input {
     },
     /// A new address of the peer is known.
     AddressNews,
+    /// A new address of the node itself is known, and many other nodes may have learnt theirs in the same moment.
+    NetworkNews,
     /// The app wants the peer disconnected.
     Disconnect,
     /// The app bans the peer until then.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kinfolk_core::code::Code;
 use kinfolk_core::limits::Limits;
-use kinfolk_core::peer_link::{DialFailure, Input, LinkEnd};
+use kinfolk_core::peer_link::{DialFailure, Input, LinkEnd, Output};
 
 use crate::scene::{Bench, SECOND, ids};
 
@@ -73,6 +73,26 @@ fn a_dial_that_fails_after_news_of_another_way_is_followed_by_the_next_within_a_
     let wait = bench.link.why(bench.now).retry_in.expect("it backs off");
     assert!(wait <= SECOND, "{wait:?}");
     assert!(bench.wait_after(LinkEnd::Lost) >= 300 * SECOND, "news is for one dial");
+}
+
+#[test]
+fn news_of_the_own_network_ends_a_backoff_in_half_a_second_to_a_second_and_forgets_what_failed() {
+    let mut bench = Bench::smaller();
+    bench.hold(1);
+    for _ in 0..6 {
+        bench.wait_after(LinkEnd::Lost);
+    }
+    let left = |bench: &Bench| bench.link.why(bench.now).retry_in.expect("it backs off");
+    assert!(left(&bench) >= 60 * SECOND);
+    assert_eq!(bench.tell(Input::NetworkNews), []);
+    let wait = left(&bench);
+    assert!(wait >= SECOND / 2 && wait <= SECOND, "{wait:?}");
+    bench.now += SECOND / 4;
+    bench.tell(Input::NetworkNews);
+    assert_eq!(left(&bench), wait - SECOND / 4, "news upon news waits no longer");
+    bench.now += wait - SECOND / 4;
+    assert_eq!(bench.fire(), [Output::WantDial]);
+    assert!(bench.wait_after(LinkEnd::Lost) <= 5 * SECOND, "what failed elsewhere is forgotten");
 }
 
 #[test]
