@@ -244,7 +244,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-#[ignore = "the deep search; the command is in docs/testing.md"]
+#[ignore = "it takes half a minute and gigabytes of memory, in release; the command is in docs/testing.md"]
 fn deep_two_crashes_and_a_loss_at_any_moments_leave_one_link() {
     let faults = Faults { crashes: 2, losses: 1, ..NO_FAULTS };
     for story in [hold_from(A), hold_from(B), hold_both()] {
@@ -254,7 +254,7 @@ fn deep_two_crashes_and_a_loss_at_any_moments_leave_one_link() {
 
 /// Each holds the next, or both others, and has one dial under way at a time.
 #[test]
-#[ignore = "the deep search; the command is in docs/testing.md"]
+#[ignore = "it takes minutes and gigabytes of memory, in release; the command is in docs/testing.md"]
 fn deep_three_nodes_that_hold_each_other_keep_one_link_per_pair() {
     let ring = [vec![Step::Hold(A, B)], vec![Step::Hold(B, C)], vec![Step::Hold(C, A)]];
     let full = [
@@ -276,7 +276,7 @@ fn deep_three_nodes_that_hold_each_other_keep_one_link_per_pair() {
 
 /// Two faults, lost closes, dials that nobody answers, timers that fire at any moment.
 #[test]
-#[ignore = "the deep search; the command is in docs/testing.md"]
+#[ignore = "it takes up to an hour and a half, in release; the command is in docs/testing.md"]
 fn deep_stories_of_many_faults_break_no_promise_as_far_as_time_allows() {
     let stories =
         [hold_both(), open_both(), open_and_hold(), hold_from(Side::A), hold_from(Side::B)];

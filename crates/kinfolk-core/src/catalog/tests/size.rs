@@ -1,4 +1,4 @@
-//! What a catalog costs. Run in release: `cargo test --release -p kinfolk-core --lib catalog::tests::size -- --ignored --nocapture`.
+//! What a catalog costs in time and memory.
 
 use allocation_counter::measure;
 
@@ -6,7 +6,7 @@ use super::*;
 
 /// Time and memory depend on the machine, so that this prints and does not judge.
 #[test]
-#[ignore = "a measurement; its figures mean something in release and on an idle machine only"]
+#[ignore = "a measurement that judges nothing; its figures mean something in release and on an idle machine only; the command is in docs/testing.md"]
 fn what_a_record_costs_in_time_and_memory() {
     const COUNT: u32 = 10_000;
     let mut world = World::new();
