@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// Most news that is passed on within [`NEWS_PERIOD`]. A host that moves has a few at once (a guess).
 pub const NEWS_MAX: usize = 5;
 
-/// The period of [`NEWS_MAX`]. An address that comes and goes makes a node dial whom it wants once a minute (a guess).
+/// The period of [`NEWS_MAX`]. An address that comes and goes lets a node dial whom it wants anew once a minute, which is some four dials (a guess).
 pub const NEWS_PERIOD: Duration = Duration::from_secs(300);
 
 /// Remembers when news was passed on, at most [`NEWS_MAX`] times.
