@@ -22,9 +22,15 @@ use super::traffic::{Bytes, PIPE, TASK, pipe, task};
 /// How long a node may take for what costs no more than a few round trips.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// How long iroh's own tasks may outlast a node: three probe timeouts of its slowest path, which a pause as long as the idle timeout makes
-/// nine times as long as that.
-const LAST_TASK: Duration = Duration::from_secs(30);
+/// How long iroh's own tasks may outlast a node where no pause was longer than this: three probe timeouts of its slowest path.
+///
+/// A probe timeout is the smoothed round trip and four times its variation, neither of which can be more than the longest round trip that was
+/// seen. That one is of a packet which went out before a pause and whose answer was read after it: whoever sent it has given up by the idle
+/// timeout, or was paused itself. As the sender's estimate begins with it, and its peer may be gone, it is no rare case: three times the
+/// timeout are nine times the pause then (seen: 38 s after 4 s), and more after the next few quick answers.
+pub fn last_task(longest_pause: Duration) -> Duration {
+    3 * (1 + 4) * (limits().idle_timeout + longest_pause)
+}
 
 pub fn limits() -> Limits {
     let mut limits = quick_limits();
@@ -171,8 +177,9 @@ impl Life {
 
     /// Takes leave, asserts that every ask has its outcome and that nothing is left, and returns the node's last numbers.
     ///
-    /// While a peer is silent iroh's own tasks outlast the node by far; only where all are within reach it is worth while to wait for them.
-    pub async fn end(self, awaits_tasks: bool) -> Metrics {
+    /// While a peer is silent iroh's own tasks outlast the node by far; only where all are within reach it is worth while to wait for them, and
+    /// to say for how long.
+    pub async fn end(self, last_task: Option<Duration>) -> Metrics {
         let node = self.mortal.node.clone();
         let drained = within(PATIENCE, &self.says("the drain"), node.drain()).await;
         drained.expect("the node is up");
@@ -187,9 +194,9 @@ impl Life {
         let deadline = limits().shutdown_deadline + Duration::from_secs(1);
         let end = within(deadline, &self.says("the shutdown"), node.shutdown()).await;
         assert_eq!(end, Terminal::Shutdown, "node {}", self.index);
-        if awaits_tasks {
+        if let Some(deadline) = last_task {
             let tasks = || self.mortal.runtime.metrics().num_alive_tasks();
-            eventually(LAST_TASK, &self.says("no task is left"), async || tasks() == 0).await;
+            eventually(deadline, &self.says("no task is left"), async || tasks() == 0).await;
         }
         self.mortal.kill().await;
         metrics

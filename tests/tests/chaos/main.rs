@@ -52,7 +52,7 @@ async fn chaos(shape: Shape) {
     println!("chaos: KINFOLK_CHAOS_SEED={seed} repeats these actions");
     let (tasks, fds) = (live_tasks(), open_fds());
 
-    let world = World::begin(seed).await;
+    let world = World::begin(seed, shape).await;
     let done = world.suffer(&plan(seed, shape)).await;
     let calm = world.settle().await;
     let held = world.held();

@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::ledger::{Ledger, lock};
-use super::life::{Life, id};
-use super::plan::{Action, NODES, Step, pairs};
+use super::life::{Life, id, last_task};
+use super::plan::{Action, NODES, Shape, Step, pairs};
 use super::traffic;
 
 /// How long the nodes may take to agree after the last fault.
@@ -33,6 +33,8 @@ struct Inner {
     lives: Vec<Mutex<Option<Life>>>,
     /// True once the faults are to end.
     calm: watch::Sender<bool>,
+    /// How long tasks may be left of a node that ends in calm.
+    last_task: Duration,
     figures: Mutex<Figures>,
 }
 
@@ -56,7 +58,7 @@ pub struct Done {
 }
 
 impl World {
-    pub async fn begin(seed: u64) -> Self {
+    pub async fn begin(seed: u64, shape: Shape) -> Self {
         let (ledger, pairs) = (Arc::default(), pairs());
         let mut lives = Vec::new();
         for index in 0..NODES {
@@ -75,8 +77,9 @@ impl World {
         let relays = pairs.iter().map(relay).collect();
         let lives = lives.into_iter().map(|life| Mutex::new(Some(life))).collect();
         let calm = watch::Sender::new(false);
+        let last_task = last_task(shape.longest_pause);
         let figures = Mutex::default();
-        Self(Arc::new(Inner { ledger, pairs, relays, lives, calm, figures }))
+        Self(Arc::new(Inner { ledger, pairs, relays, lives, calm, last_task, figures }))
     }
 
     pub fn ledger(&self) -> &Ledger {
@@ -266,7 +269,7 @@ impl World {
     async fn end(&self, life: Life) {
         let asks = Arc::clone(&life.asks);
         let is_calm = *self.0.calm.borrow();
-        let metrics = life.end(is_calm).await;
+        let metrics = life.end(is_calm.then_some(self.0.last_task)).await;
         let mut figures = lock(&self.0.figures);
         add(&mut figures.outcomes, asks.ended());
         figures.established += metrics.sessions.established;

@@ -141,6 +141,11 @@ impl Host {
         self.ask(&format!("start {} {address}", idle_timeout.as_millis())).await;
     }
 
+    /// Starts the host's node at this address, which the host has lost before the node does anything else.
+    pub async fn start_and_lose(&mut self, address: Ipv4Addr) {
+        self.ask(&format!("start_and_lose {address} {DEVICE}")).await;
+    }
+
     /// Waits until the node has ended, and returns why it did.
     pub async fn closed(&mut self) -> String {
         self.ask("closed").await

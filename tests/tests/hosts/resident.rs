@@ -56,6 +56,15 @@ impl Resident {
                 self.node = Some(serving(builder_at(key, address).limits(limits)).await);
                 Ok(String::new())
             }
+            (["start_and_lose", address, device], None) => {
+                let at = SocketAddr::new(parsed(address)?, PORT);
+                self.node = Some(serving(builder_at(key, at)).await);
+                // No await before this: tasks of the node that have not run yet see the address no more.
+                let lose = ["address", "del", &format!("{address}/24"), "dev", device];
+                let lost = std::process::Command::new("ip").args(lose).status();
+                let lost = lost.map_err(|error| error.to_string())?;
+                lost.success().then(String::new).ok_or_else(|| lost.to_string())
+            }
             (["watch", peer], Some(node)) => {
                 let status = node.monitor(id(parsed(peer)?)).await;
                 tokio::spawn(tell(status.map_err(|error| error.to_string())?));

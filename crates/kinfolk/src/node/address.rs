@@ -17,6 +17,9 @@ use crate::peers::manager::PeerManagerMessage;
 pub(crate) async fn follow_address(endpoint: Endpoint, context: Arc<Context>) {
     let mut watcher = endpoint.watch_addr();
     context.address.send_replace(watcher.get());
+    // iroh reads the host's addresses before it subscribes to their changes, so that one between the two is never seen: neither would a new
+    // address be told, nor would the endpoint end whose only one is gone. This lets it read them once more, now that it has subscribed.
+    endpoint.network_change().await;
     drop(endpoint);
     let mut news = News::default();
     loop {
