@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::mpsc;
+use std::sync::{Once, mpsc};
 use std::time::Duration;
 
 use kinfolk::{
@@ -44,8 +44,16 @@ pub fn builder(key: u8) -> NodeBuilder {
     builder_at(key, ([127, 0, 0, 1], 0).into())
 }
 
+/// Has panics tell what and where, and nothing else. The first backtrace of a process reads all symbols, which takes seconds on a busy machine:
+/// in a test that wants a panic it would stop the nodes on that thread for longer than a connection may be silent.
+fn shorten_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| std::panic::set_hook(Box::new(|panic| eprintln!("{panic}"))));
+}
+
 /// As [`builder`], bound to this address.
 pub fn builder_at(key: u8, address: SocketAddr) -> NodeBuilder {
+    shorten_panics();
     Node::builder(NETWORK)
         .secret_key(SecretKey::from_bytes(&[key; 32]))
         .bind_addr(address)

@@ -232,9 +232,6 @@ fn table(crash: Crash) {
     let only = std::env::var("KINFOLK_FAULT").ok();
     let wanted = |point: &Point| only.as_ref().is_none_or(|only| *only == format!("{point:?}"));
     let points = || Point::ALL.iter().copied().filter(reachable).filter(applies).filter(wanted);
-    // The first panic with a backtrace reads all symbols, which takes seconds; in a case that would stop its nodes for longer than a
-    // connection may be silent.
-    let _ = std::panic::catch_unwind(|| panic!("reads the symbols"));
     // What is made once and kept is made in this one.
     assert_eq!(run_all([Point::SessionGreet].into(), crash), Vec::<String>::new());
     let fds = open_fds();
