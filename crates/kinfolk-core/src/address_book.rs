@@ -3,8 +3,8 @@
 //! It decides for the peer manager which addresses of a peer are kept, which are dropped and who
 //! makes room for whom. An address is in one of three slots: *configured* (typed by the app, kept
 //! until the app removes it, whatever a remote does), *learned* (seen on a live link of our own:
-//! where an incoming link came from, or the selected path of an outgoing one; bounded, and dropped
-//! when it stops helping) or *signed* (said by the peer itself in its record, as long as the catalog
+//! where an incoming link came from, or the selected path of an outgoing one; or hinted, where nothing
+//! better was known; bounded, and dropped when it stops helping) or *signed* (said by the peer itself in its record, as long as the catalog
 //! keeps that). What is configured and what is signed never shadow each other: an address may be in
 //! both slots, and leaves one without leaving the other. The book never takes in what is not signed,
 //! never checks a signature, never looks anything up, never dials, and never decides when to dial
@@ -213,6 +213,25 @@ impl AddressBook {
         displaced.map_or(Learned::Kept, Learned::Displaced)
     }
 
+    /// Takes addresses that nobody vouches for, where nothing better is known: of a peer without any address, or one
+    /// that was not reached at the last attempt. Elsewhere they are left out: anybody can make up hints, and whoever
+    /// does must not displace what has led to the peer. Says whether any was taken.
+    pub fn hinted(
+        &mut self,
+        now: Instant,
+        peer: EndpointId,
+        addrs: impl IntoIterator<Item = TransportAddr>,
+    ) -> bool {
+        let known = self.peers.get(&peer);
+        let is_reached = known.is_some_and(|entry| entry.attempts.consecutive_failures == 0);
+        let has_room = known.is_some() || self.len() < self.limits.peers;
+        if is_reached || !has_room {
+            return false;
+        }
+        let (now, capacity) = (self.tick(now), self.limits.learned_per_peer);
+        self.change(peer, |entry| entry.take_hints(now, addrs, capacity))
+    }
+
     /// Puts what the newest record of `peer` says in the place of what an earlier one said; nothing, if
     /// there is no record any more. The caller leaves out what may not be dialled.
     ///
@@ -417,6 +436,25 @@ impl Entry {
         self.take_learned(&addr);
         self.learned.truncate(capacity.saturating_sub(1));
         self.learned.insert(0, LearnedAddress { addr, last_success: now, unreached: 0 });
+    }
+
+    /// Takes addresses of which nothing is known behind those that have led to the peer.
+    fn take_hints(
+        &mut self,
+        now: Instant,
+        addrs: impl IntoIterator<Item = TransportAddr>,
+        capacity: usize,
+    ) -> bool {
+        let mut is_taken = false;
+        for addr in addrs {
+            let is_known = self.known().any(|known| *known.addr == addr);
+            if !is_known && self.learned.len() < capacity {
+                let last_success = self.learned.last().map_or(now, |last| last.last_success);
+                self.learned.push(LearnedAddress { addr, last_success, unreached: 0 });
+                is_taken = true;
+            }
+        }
+        is_taken
     }
 
     fn succeed(&mut self, now: Instant, addr: Option<&TransportAddr>) {

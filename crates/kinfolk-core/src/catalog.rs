@@ -32,10 +32,11 @@
 //!
 //! # Who makes room
 //!
-//! Peers that are connected, held or configured are never evicted. Otherwise the record that came in the longest time ago
-//! makes room; one that is proven only for a peer that is itself protected. Once the catalog is more than half full, one
-//! source accounts for at most 1/[`SHARES`] of the room that proven records leave, counted over its records that are neither
-//! proven nor protected: more are refused, and what it brought while there was room makes room for those of others. So a
+//! Peers that are connected, held or configured are never evicted. Otherwise records weigh by how they came, see [`Weight`]: the lightest
+//! makes room, of these the one that came in the longest time ago; one that is proven only for a peer that is itself protected, and
+//! one that its owner told only for another such. Else whoever relays made-up nodes, in good faith even, would displace those that were here. Once the catalog is more than half full, one
+//! source accounts for at most 1/[`SHARES`] of the room that proven records leave, counted over its records that are hearsay
+//! and not protected: more are refused, and what it brought while there was room makes room for those of others. So a
 //! source that makes up any number of nodes gets no further than that, and a node's first source can still fill half of it.
 //!
 //! # Which addresses may be dialled
@@ -63,7 +64,7 @@ mod snapshot;
 mod tests;
 
 pub use contract::{Ignored, Input, Keep, Output, Removal, Sighting, Source};
-pub use entry::{Entry, Told};
+pub use entry::{Entry, Told, Weight};
 use graves::{Grave, Graves};
 pub use limits::{CatalogLimitError, CatalogLimits};
 use shares::Shares;
@@ -115,8 +116,8 @@ pub struct Catalog {
     kept: BTreeMap<EndpointId, Kept>,
     graves: Graves,
     shares: Shares,
-    /// Entries that nothing protects, in the order of eviction: those that are proven last, and of each the oldest first.
-    evictable: BTreeSet<(bool, Instant, EndpointId)>,
+    /// Entries that nothing protects, in the order of eviction: the lightest first, and of each weight the oldest first.
+    evictable: BTreeSet<(Weight, Instant, EndpointId)>,
     timers: BTreeSet<(Instant, Due, EndpointId)>,
     latest: Option<Instant>,
 }
@@ -207,7 +208,7 @@ impl Catalog {
         self.graves.len()
     }
 
-    /// How many records this source accounts for that are neither proven nor protected.
+    /// How many records this source accounts for that are hearsay and not protected.
     #[must_use]
     pub fn loose_records_of(&self, source: &EndpointId) -> usize {
         self.shares.count(source)
@@ -231,12 +232,15 @@ impl Catalog {
                 self.depart(now, sighting, out);
                 Ok(())
             } else {
-                self.admit(now, Arrival { sighting, expires, from, reach }, out)
+                self.admit(now, Arrival { sighting, expires, from, reach, is_owner }, out)
             }
         });
         if let Err(reason) = taken {
             if reason == Ignored::Known {
                 self.come_nearer(&peer, reach, out);
+                if is_owner && self.known.get(&peer).is_some_and(|entry| !entry.is_first_hand) {
+                    self.rework(&peer, |entry| entry.is_first_hand = true);
+                }
             }
             out.push(Output::Ignored { peer, from, reason });
         }
@@ -305,7 +309,7 @@ impl Catalog {
         arrival: Arrival,
         out: &mut Vec<Output>,
     ) -> Result<(), Ignored> {
-        let Arrival { mut sighting, expires, from, reach } = arrival;
+        let Arrival { mut sighting, expires, from, reach, is_owner } = arrival;
         sighting.at = sighting.at.min(now);
         let peer = sighting.record.id();
         if let Some(old) = self.known.get(&peer).cloned() {
@@ -315,16 +319,20 @@ impl Catalog {
                 let grave = Grave { seq: old_seq, is_departure: false, until, was_known: true };
                 self.dig(peer, grave);
             }
-            let entry = Arc::new(Entry::new(sighting, expires, reach, old.source, old.is_proven));
+            let is_first_hand = is_owner || old.is_first_hand;
+            let (source, is_proven) = (old.source, old.is_proven);
+            let entry = Entry::new(sighting, expires, reach, source, is_proven, is_first_hand);
+            let entry = Arc::new(entry);
             self.replace(&old, entry.clone());
             out.push(Output::Updated(entry));
             return Ok(());
         }
         let kept = self.kept.get(&peer).copied().unwrap_or_default();
-        self.make_room(from, !kept.is_empty(), out)?;
+        let weight = if is_owner { Weight::FirstHand } else { Weight::Hearsay };
+        self.make_room(from, weight, !kept.is_empty(), out)?;
         self.forget_departure(&peer);
         let is_proven = kept.session == Some(Direction::Outbound);
-        let entry = Arc::new(Entry::new(sighting, expires, reach, from, is_proven));
+        let entry = Arc::new(Entry::new(sighting, expires, reach, from, is_proven, is_owner));
         self.put(entry.clone());
         out.push(Output::Added(entry));
         Ok(())
@@ -334,6 +342,7 @@ impl Catalog {
     fn make_room(
         &mut self,
         from: Option<EndpointId>,
+        weight: Weight,
         is_protected: bool,
         out: &mut Vec<Output>,
     ) -> Result<(), Ignored> {
@@ -355,7 +364,7 @@ impl Catalog {
             return Ok(());
         }
         match self.evictable.first() {
-            Some((is_proven, _, victim)) if is_protected || !is_proven => {
+            Some((lightest, _, victim)) if is_protected || *lightest <= weight => {
                 let victim = *victim;
                 self.evict(victim, out);
                 Ok(())
@@ -464,8 +473,8 @@ impl Catalog {
         if self.kept.contains_key(&id) {
             return;
         }
-        self.evictable.insert((entry.is_proven, since, id));
-        if let (false, Some(source)) = (entry.is_proven, entry.source) {
+        self.evictable.insert((entry.weight(), since, id));
+        if let (Weight::Hearsay, Some(source)) = (entry.weight(), entry.source) {
             self.shares.insert(source, since, id);
         }
     }
@@ -477,8 +486,8 @@ impl Catalog {
         if self.kept.contains_key(&id) {
             return;
         }
-        self.evictable.remove(&(entry.is_proven, since, id));
-        if let (false, Some(source)) = (entry.is_proven, entry.source) {
+        self.evictable.remove(&(entry.weight(), since, id));
+        if let (Weight::Hearsay, Some(source)) = (entry.weight(), entry.source) {
             self.shares.remove(source, since, id);
         }
     }
@@ -521,6 +530,7 @@ struct Arrival {
     expires: Instant,
     from: Option<EndpointId>,
     reach: Reach,
+    is_owner: bool,
 }
 
 /// When the record is over by the clock of this node; `None` if it is already.

@@ -29,8 +29,9 @@ mod limits;
 #[cfg(test)]
 mod tests;
 
-use bucket::{Bucket, BucketTable};
-pub use limits::{GateLimitError, GateLimits, Rate};
+pub use crate::bucket::Rate;
+use crate::bucket::{Bucket, BucketTable};
+pub use limits::{GateLimitError, GateLimits};
 
 /// The bits of a v6 address that name its group: the first 56, what one household commonly gets.
 const V6_GROUP: u128 = u128::MAX << 72;

@@ -30,6 +30,8 @@ pub enum Priority {
 pub enum Want {
     /// A link to open one stream on, for an `open` or a `call`.
     Stream,
+    /// The same for the node's own ends, such as discovery: it waits as long as a backoff says, which an app's intent cuts short once.
+    Errand,
     /// A link for as long as the intent exists.
     Hold,
 }

@@ -20,11 +20,16 @@
 )]
 
 pub mod address_book;
+pub mod anchors;
 pub mod backoff;
+pub mod bucket;
 pub mod catalog;
 pub mod code;
+pub mod exchange;
 pub mod gate;
+pub mod hints;
 pub mod id;
+pub mod intake;
 pub mod intensity;
 pub mod intent;
 pub mod limits;
@@ -32,8 +37,12 @@ pub mod liveness;
 pub mod news;
 pub mod peer_link;
 pub mod peer_table;
+pub mod quota;
+pub mod reconcile;
 pub mod record;
+pub mod secret_topic;
 pub mod ticket;
+pub mod walk;
 pub mod wire;
 
 pub use iroh_base::{EndpointAddr, EndpointId, TransportAddr};

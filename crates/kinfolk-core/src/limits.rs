@@ -9,8 +9,17 @@ use thiserror::Error;
 
 use crate::address_book::AddressLimits;
 use crate::catalog::{CatalogLimitError, CatalogLimits};
+use crate::exchange::{ExchangeLimitError, ExchangeLimits};
 use crate::gate::{GateLimitError, GateLimits};
+use crate::intake::{IntakeLimitError, IntakeLimits};
+use crate::quota::{QuotaLimitError, QuotaLimits};
+use crate::record::Ttl;
+use crate::walk::{WalkLimitError, WalkLimits};
 use crate::wire::call::CALL_MAX_DEFAULT;
+
+mod announce;
+
+pub use announce::{AnnounceLimitError, AnnounceLimits};
 
 /// The bounds of one node. Start from [`Limits::default`] and change fields.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,6 +123,26 @@ pub struct Limits {
     pub addresses: AddressLimits,
     /// Bounds on known records.
     pub catalog: CatalogLimits,
+
+    /// How long a record of this node holds: a node that vanishes without a word is listed for as long. Renewed after a third to a half of it. Whole
+    /// seconds, 3 s to [`Ttl::MAX`]; the default is [`Ttl::DEFAULT`].
+    pub record_ttl: Duration,
+    /// Walkers. Two, so that one that waits for a slow peer does not keep the node from learning (a guess).
+    pub walkers: usize,
+    /// Exchanges that peers have opened and that run at once, one for each peer; each costs the memory of its messages, some 200 KiB.
+    pub exchanges_inbound: usize,
+    /// Exchanges that the app has asked for and that run at once; those of the walkers come on top.
+    pub exchanges_outbound: usize,
+    /// How often a peer has its exchanges answered.
+    pub quota: QuotaLimits,
+    /// Bounds on checking records of strangers.
+    pub intake: IntakeLimits,
+    /// Bounds on how fast and how far walkers go.
+    pub walk: WalkLimits,
+    /// Bounds on one exchange of catalogs.
+    pub exchange: ExchangeLimits,
+    /// Bounds on announcements.
+    pub announce: AnnounceLimits,
 }
 
 impl Default for Limits {
@@ -157,6 +186,15 @@ impl Default for Limits {
             gate: GateLimits::default(),
             addresses: AddressLimits::default(),
             catalog: CatalogLimits::default(),
+            record_ttl: Ttl::DEFAULT.as_duration(),
+            walkers: 2,
+            exchanges_inbound: 16,
+            exchanges_outbound: 16,
+            quota: QuotaLimits::default(),
+            intake: IntakeLimits::default(),
+            walk: WalkLimits::default(),
+            exchange: ExchangeLimits::default(),
+            announce: AnnounceLimits::default(),
         }
     }
 }
@@ -188,6 +226,21 @@ pub enum LimitsError {
     /// A limit of the catalog is not usable.
     #[error(transparent)]
     Catalog(#[from] CatalogLimitError),
+    /// A limit of the quota is not usable.
+    #[error(transparent)]
+    Quota(#[from] QuotaLimitError),
+    /// A limit of the intake is not usable.
+    #[error(transparent)]
+    Intake(#[from] IntakeLimitError),
+    /// A limit of the walkers is not usable.
+    #[error(transparent)]
+    Walk(#[from] WalkLimitError),
+    /// A limit of exchanges is not usable.
+    #[error(transparent)]
+    Exchange(#[from] ExchangeLimitError),
+    /// A limit of the announcer is not usable.
+    #[error(transparent)]
+    Announce(#[from] AnnounceLimitError),
 }
 
 /// The longest time any limit may name: deadlines are added to the clock, and QUIC carries them in milliseconds.
@@ -243,8 +296,17 @@ impl Limits {
                     peers: _,
                 },
             catalog,
+            record_ttl,
+            walkers,
+            exchanges_inbound,
+            exchanges_outbound,
+            quota,
+            intake,
+            walk,
+            exchange,
+            announce,
         } = self;
-        let counts: [(&'static str, usize); 12] = [
+        let counts: [(&'static str, usize); 15] = [
             ("sessions", *sessions),
             ("sessions_inbound", *sessions_inbound),
             ("sessions_outbound", *sessions_outbound),
@@ -257,6 +319,9 @@ impl Limits {
             ("streams_inbound", *streams_inbound),
             ("protocol_concurrency", *protocol_concurrency),
             ("protocols", *protocols),
+            ("walkers", *walkers),
+            ("exchanges_inbound", *exchanges_inbound),
+            ("exchanges_outbound", *exchanges_outbound),
         ];
         let sizes: [(&'static str, u64); 7] = [
             ("streams_per_peer", (*streams_per_peer).into()),
@@ -267,7 +332,7 @@ impl Limits {
             ("messages", u64::try_from(*messages).unwrap_or(u64::MAX)),
             ("events", u64::try_from(*events).unwrap_or(u64::MAX)),
         ];
-        let times: [(&'static str, Duration); 16] = [
+        let times: [(&'static str, Duration); 17] = [
             ("peer_memory", *peer_memory),
             ("intent_deadline", *intent_deadline),
             ("dial_deadline", *dial_deadline),
@@ -284,6 +349,7 @@ impl Limits {
             ("header_deadline", *header_deadline),
             ("call_deadline", *call_deadline),
             ("session_age", session_age.unwrap_or(LONGEST)),
+            ("record_ttl", *record_ttl),
         ];
         let zero = counts
             .iter()
@@ -303,14 +369,26 @@ impl Limits {
         if let Some((name, _)) = sizes.iter().find(|(_, value)| *value > MOST) {
             return Err(LimitsError::TooLarge(name));
         }
+        if *record_ttl > Ttl::MAX.as_duration() {
+            return Err(LimitsError::TooLarge("record_ttl"));
+        }
+        // Each is an actor.
+        const MOST_WALKERS: usize = 64;
+        if *walkers > MOST_WALKERS {
+            return Err(LimitsError::TooLarge("walkers"));
+        }
         // Room for them is made at once.
         const MOST_EVENTS: usize = 1 << 20;
         if *events > MOST_EVENTS {
             return Err(LimitsError::TooLarge("events"));
         }
         // The first bound of the backoff, and what a handler may take for a session's start, with as much again to spare.
-        const SHORTEST: [(&str, Duration); 2] =
-            [("redial_max", Duration::from_secs(1)), ("unresponsive", Duration::from_secs(2))];
+        // A record that is renewed each second at most.
+        const SHORTEST: [(&str, Duration); 3] = [
+            ("redial_max", Duration::from_secs(1)),
+            ("unresponsive", Duration::from_secs(2)),
+            ("record_ttl", Duration::from_secs(3)),
+        ];
         let is_short = |(name, shortest): &&(&'static str, Duration)| {
             times.iter().any(|(time, value)| time == name && value < shortest)
         };
@@ -327,6 +405,11 @@ impl Limits {
             return Err(LimitsError::Order { smaller: "idle_timeout", larger: "peer_memory" });
         }
         catalog.validate()?;
+        quota.validate()?;
+        intake.validate()?;
+        walk.validate()?;
+        exchange.validate()?;
+        announce.validate()?;
         Ok(gate.validate()?)
     }
 }
@@ -359,13 +442,14 @@ mod tests {
 
     fn fields() -> impl Iterator<Item = (&'static str, Field)> {
         let fields = fields! {
-            elsewhere: gate, addresses, catalog;
+            elsewhere: gate, addresses, catalog, quota, intake, walk, exchange, announce;
             Count: sessions, sessions_inbound, sessions_outbound, dials, peers, bans, intents_per_peer,
-                intents, negotiating_per_peer, streams_inbound, protocol_concurrency, protocols, messages, events;
+                intents, negotiating_per_peer, streams_inbound, protocol_concurrency, protocols, messages, events,
+                walkers, exchanges_inbound, exchanges_outbound;
             Bytes: streams_per_peer, stream_window, connection_window, call_bytes;
             ManyBytes: send_window;
             Time: peer_memory, intent_deadline, dial_deadline, hello_deadline, linger, drain_deadline,
-                shutdown_deadline, stable_after, redial_max, quarantine, unresponsive, idle_timeout, keep_alive, header_deadline,
+                shutdown_deadline, stable_after, record_ttl, redial_max, quarantine, unresponsive, idle_timeout, keep_alive, header_deadline,
                 call_deadline;
             TimeOrNone: session_age;
         };

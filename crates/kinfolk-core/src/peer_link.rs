@@ -384,7 +384,7 @@ impl PeerLink {
             out.push(Output::End(intent.id, full, self.last_error));
             return;
         }
-        if self.retry_at.is_some() && self.may_cut {
+        if self.retry_at.is_some() && self.may_cut && intent.want != Want::Errand {
             self.retry_at = None;
             self.may_cut = false;
         }
@@ -392,7 +392,7 @@ impl PeerLink {
             Want::Hold => {
                 self.holds.insert(intent.id);
             }
-            Want::Stream => {
+            Want::Stream | Want::Errand => {
                 let place = self.next_place;
                 self.next_place = place.wrapping_add(1);
                 self.queue.insert((Reverse(intent.priority), place), intent);

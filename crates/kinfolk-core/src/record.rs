@@ -103,10 +103,7 @@ impl Record {
         network: NetworkId,
         clock: UnixMillis,
     ) -> Result<Self, RecordError> {
-        let head = Head::split(bytes)?;
-        if head.network != network {
-            return Err(RecordError::WrongNetwork(head.network));
-        }
+        let head = Head::of(bytes, network)?;
         let id = EndpointId::from_bytes(head.id).map_err(|_| RecordError::InvalidKey)?;
         let signature = Signature::from_bytes(head.signature);
         id.verify(&message(RECORD_VERSION, head.body), &signature)
@@ -117,6 +114,15 @@ impl Record {
             return Err(RecordError::FromFuture { ahead });
         }
         Ok(record)
+    }
+
+    /// Checks what costs nothing to check: the size, the version and the network.
+    ///
+    /// # Errors
+    ///
+    /// What [`verify`](Self::verify) would say of them first.
+    pub fn precheck(bytes: &[u8], network: NetworkId) -> Result<(), RecordError> {
+        Head::of(bytes, network).map(drop)
     }
 
     /// Whose record these bytes claim to be, without any check: for looking up whether they are known already, before a
@@ -249,6 +255,14 @@ struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
+    fn of(bytes: &'a [u8], network: NetworkId) -> Result<Self, RecordError> {
+        let head = Self::split(bytes)?;
+        if head.network != network {
+            return Err(RecordError::WrongNetwork(head.network));
+        }
+        Ok(head)
+    }
+
     fn split(bytes: &'a [u8]) -> Result<Self, RecordError> {
         let len = bytes.len();
         if len > RECORD_MAX {

@@ -87,8 +87,15 @@ struct Held {
     expires: Instant,
     source: Option<EndpointId>,
     proven: bool,
+    first_hand: bool,
     failures: u32,
     due: Option<Instant>,
+}
+
+impl Held {
+    fn weight(&self) -> i32 {
+        if self.proven { 2 } else { i32::from(self.first_hand) }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -179,6 +186,9 @@ impl Model {
         if let Some(held) = self.entries.get(&id) {
             let known = &held.record;
             if known.bytes() == record.bytes() {
+                if is_owner && let Some(held) = self.entries.get_mut(&id) {
+                    held.first_hand = true;
+                }
                 return self.said.push(ignored(Ignored::Known));
             }
             if known.seq() == record.seq() && !record.is_departure() {
@@ -218,13 +228,14 @@ impl Model {
             return;
         }
         let expires = now + (ttl - counted);
-        let new = |source, proven| Held {
+        let new = |source, proven, first_hand| Held {
             record: record.clone(),
             received: now,
             age: full_age,
             expires,
             source,
             proven,
+            first_hand,
             failures: 0,
             due: None,
         };
@@ -232,21 +243,21 @@ impl Model {
             if record.seq() < old.record.seq() {
                 self.bury(id, old.record.seq(), false, now);
             }
-            self.entries.insert(id, new(old.source, old.proven));
+            self.entries.insert(id, new(old.source, old.proven, old.first_hand || is_owner));
             self.said.push(Said::Updated(id));
             return;
         }
-        if let Err(reason) = self.make_room(from, self.protected(&id)) {
+        if let Err(reason) = self.make_room(from, is_owner, self.protected(&id)) {
             return self.said.push(ignored(reason));
         }
         self.tombstones.remove(&id);
         let proven = self.kept.get(&id).is_some_and(|kept| kept.session == Some(true));
-        self.entries.insert(id, new(from, proven));
+        self.entries.insert(id, new(from, proven, is_owner));
         self.said.push(Said::Added(id));
     }
 
     fn loose(&self) -> impl Iterator<Item = (&EndpointId, &Held)> {
-        self.entries.iter().filter(|(id, held)| !held.proven && !self.protected(id))
+        self.entries.iter().filter(|(id, held)| held.weight() == 0 && !self.protected(id))
     }
 
     fn shares(&self) -> BTreeMap<EndpointId, usize> {
@@ -257,7 +268,12 @@ impl Model {
         shares
     }
 
-    fn make_room(&mut self, from: Option<EndpointId>, protected: bool) -> Result<(), Ignored> {
+    fn make_room(
+        &mut self,
+        from: Option<EndpointId>,
+        is_owner: bool,
+        protected: bool,
+    ) -> Result<(), Ignored> {
         let proven = self.entries.values().filter(|held| held.proven).count();
         let share = ((CAPACITY - proven) / SHARES).max(1);
         let shares = self.shares();
@@ -285,8 +301,8 @@ impl Model {
             return Ok(());
         }
         let free = self.entries.iter().filter(|(id, _)| !self.protected(id));
-        match free.map(|(id, held)| (held.proven, held.received, *id)).min() {
-            Some((proven, _, victim)) if !proven || protected => {
+        match free.map(|(id, held)| (held.weight(), held.received, *id)).min() {
+            Some((weight, _, victim)) if weight <= i32::from(is_owner) || protected => {
                 self.evict(victim);
                 Ok(())
             }
@@ -402,6 +418,7 @@ impl Pair {
             assert_eq!(entry.record(), &held.record);
             assert_eq!(entry.expires(), held.expires);
             assert_eq!(entry.is_proven(), held.proven);
+            assert_eq!(entry.weight() as i32, held.weight());
             assert_eq!(entry.told().age(self.now), held.age + (self.now - held.received));
             assert_eq!(entry.liveness().failures(), held.failures);
             assert_eq!(entry.liveness().probe_at(), held.due);

@@ -161,6 +161,16 @@ fn no_text_and_no_bytes_behind_it_break_the_reader_of_tickets() {
 }
 
 #[test]
+fn no_bytes_break_the_decoder_of_messages_of_an_exchange() {
+    fuzz("exchange", targets::exchange);
+}
+
+#[test]
+fn no_messages_break_an_exchange() {
+    fuzz("exchange_turns", targets::exchange_turns);
+}
+
+#[test]
 fn no_bytes_break_the_reader_of_the_control_stream() {
     fuzz("control_stream", targets::control_stream);
 }

@@ -13,12 +13,25 @@
 )]
 
 use data_encoding::BASE32_NOPAD;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use kinfolk_core::catalog::{
+    Catalog, CatalogLimits, Input as CatalogInput, Sighting, Snapshot, Source,
+};
 use kinfolk_core::code::Code;
+use kinfolk_core::exchange::{
+    End, Exchange, ExchangeLimits, Input as ExchangeInput, Output as ExchangeOutput,
+    Role as ExchangeRole,
+};
 use kinfolk_core::id::{NetworkId, ProtocolName};
 use kinfolk_core::record::{
-    ADDRESSES_MAX, OFFERS_MAX, RECORD_MAX, Reach, Record, TOPICS_MAX, Ttl, UnixMillis,
+    ADDRESSES_MAX, Draft, OFFERS_MAX, RECORD_MAX, Reach, Record, Seq, TOPICS_MAX, Ttl, UnixMillis,
 };
 use kinfolk_core::ticket::{TICKET_ADDRESSES_MAX, TICKET_TEXT_MAX, Ticket};
+use kinfolk_core::wire::exchange::{
+    LISTED_MAX, MESSAGE_MAX, Message, RANGES_MAX, Said, TURNS_MAX, Tokens,
+};
 use kinfolk_core::wire::{
     Answer, CONTROL_MAX, Control, DEAD_LINKS_MAX, Extensions, FrameError, Goodbye, HEADER_MAX,
     LENGTH_BYTES, StreamHeader, Turns, call_length, call_prefix, frame,
@@ -178,6 +191,88 @@ fn take_ticket(text: &str) {
     assert!(written.len() <= TICKET_TEXT_MAX);
     assert_eq!(written.parse(), Ok(ticket.clone()));
     assert_eq!(Ticket::new(ticket.network(), ticket.member().clone()), Ok(ticket));
+}
+
+/// A message of an exchange.
+pub fn exchange(bytes: &[u8]) {
+    match Message::decode(bytes) {
+        Ok(message) => {
+            assert_eq!(body(&message.encode().unwrap(), MESSAGE_MAX), bytes);
+            let turn = message.turn();
+            assert!(turn.ranges.len() <= RANGES_MAX && turn.ranges.is_sorted_by_key(|it| it.upper));
+            let listed = turn.ranges.iter().map(|range| match &range.said {
+                Said::List(list) => list.len(),
+                Said::Skip | Said::Sum(_) => 0,
+            });
+            assert!(listed.sum::<usize>() <= LISTED_MAX && turn.wants.len() <= LISTED_MAX);
+            assert!(turn.wants.is_sorted_by(|a, b| a < b));
+            assert!(turn.records.iter().all(|it| it.bytes.len() <= RECORD_MAX));
+            rebuild(&turn.extensions);
+        }
+        Err(error) => blames_the_peer(&error),
+    }
+}
+
+/// What a responder that knows a few nodes is sent: each message behind two bytes for its length.
+pub fn exchange_turns(bytes: &[u8]) {
+    static KNOWN: OnceLock<(Instant, Snapshot)> = OnceLock::new();
+    let (now, known) = KNOWN.get_or_init(known);
+    let limits = ExchangeLimits::default();
+    let mut machine =
+        Exchange::new(ExchangeRole::Responder, known.clone(), Tokens::none(), limits.clone());
+    let (mut out, mut rest) = (Vec::new(), bytes);
+    machine.handle(*now, ExchangeInput::Start, &mut out);
+    let (mut sent, mut messages, mut came) = (0, 0, 0);
+    while let Some((len, next)) = rest.split_first_chunk() {
+        let len = usize::from(u16::from_be_bytes(*len)).min(next.len());
+        let (message, next) = next.split_at(len);
+        rest = next;
+        came += LENGTH_BYTES + len;
+        machine.handle(*now, ExchangeInput::Received(message), &mut out);
+        let mut answers = 0;
+        for output in out.drain(..) {
+            match output {
+                ExchangeOutput::Send(frame) => {
+                    assert!(Message::decode(body(&frame, MESSAGE_MAX)).is_ok());
+                    sent += frame.len();
+                    answers += 1;
+                }
+                ExchangeOutput::Learned { bytes, .. } => {
+                    assert!(Record::claimed_id(&bytes).is_some() && bytes.len() <= RECORD_MAX);
+                }
+                ExchangeOutput::Ended(summary) => {
+                    assert!(machine.is_over());
+                    assert_eq!(summary.sent.bytes, u64::try_from(sent).unwrap());
+                    assert_eq!(summary.received.bytes, u64::try_from(came).unwrap());
+                    if let End::Failed(error) = summary.end {
+                        assert!(error.blames_peer(), "{error}");
+                    }
+                }
+                _ => {}
+            }
+        }
+        assert!(answers <= 1);
+        messages += answers;
+    }
+    assert!(messages <= TURNS_MAX && sent <= usize::try_from(limits.bytes).unwrap());
+}
+
+/// A catalog of forty nodes and a departure.
+fn known() -> (Instant, Snapshot) {
+    let now = Instant::now();
+    let clock = UnixMillis::new(1_700_000_000_000);
+    let network = NetworkId::from_name("my-app");
+    let key = |n: u8| iroh_base::SecretKey::from_bytes(&[n; 32]);
+    let mut catalog = Catalog::new(key(1).public(), CatalogLimits::default());
+    let record = |n: u8| Draft::new(network).sign(&key(n), Seq::new(n.into()), clock).unwrap();
+    catalog.handle(now, CatalogInput::Own(record(1)), &mut Vec::new());
+    let departure = Record::departure(network, &key(50), Seq::new(9), clock).unwrap();
+    for record in (2..=40).map(record).chain([departure]) {
+        let sighting = Sighting::new(record, now, clock, Duration::ZERO);
+        let input = CatalogInput::Heard { sighting, source: Source::Store };
+        catalog.handle(now, input, &mut Vec::new());
+    }
+    (now, catalog.known().clone())
 }
 
 /// A control stream, byte by byte, as Accept and a session read it. The first byte says who dialled.

@@ -48,6 +48,18 @@ impl Told {
     }
 }
 
+/// How much a record counts when there is no room for all, the lightest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Weight {
+    /// Others told of it.
+    Hearsay,
+    /// Its owner told it itself, on its own session, whoever dialled: somebody with that key was there. To make up peers of this
+    /// weight costs a session each.
+    FirstHand,
+    /// A session that we dialled has reached its owner.
+    Proven,
+}
+
 /// A peer in the catalog.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -59,6 +71,7 @@ pub struct Entry {
     /// for no place.
     pub(super) source: Option<EndpointId>,
     pub(super) is_proven: bool,
+    pub(super) is_first_hand: bool,
     pub(super) liveness: Liveness,
 }
 
@@ -69,10 +82,12 @@ impl Entry {
         reach: Reach,
         source: Option<EndpointId>,
         is_proven: bool,
+        is_first_hand: bool,
     ) -> Self {
         let age = sighting.age();
         let told = Told::new(sighting.record, sighting.at, age);
-        Self { told, expires, reach, source, is_proven, liveness: Liveness::default() }
+        let liveness = Liveness::default();
+        Self { told, expires, reach, source, is_proven, is_first_hand, liveness }
     }
 
     /// Whose record it is.
@@ -98,6 +113,15 @@ impl Entry {
     /// Whether a session that we dialled has reached the peer. Otherwise its signature was checked, and no more.
     pub const fn is_proven(&self) -> bool {
         self.is_proven
+    }
+
+    /// How the record came, and whether its owner was reached.
+    pub const fn weight(&self) -> Weight {
+        match (self.is_proven, self.is_first_hand) {
+            (true, _) => Weight::Proven,
+            (false, true) => Weight::FirstHand,
+            (false, false) => Weight::Hearsay,
+        }
     }
 
     /// Whether the peer is worth contacting.

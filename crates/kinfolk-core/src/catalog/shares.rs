@@ -1,4 +1,4 @@
-//! Which source accounts for which loose records: those that are neither proven nor protected.
+//! Which source accounts for which loose records: those that are hearsay and not protected.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;

@@ -7,6 +7,7 @@ use iroh_base::EndpointId;
 use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 
 use super::entry::{Entry, Told};
+use crate::reconcile::Version;
 use crate::record::{Offer, Record, Topic};
 
 /// The bytes of an id: a key that has a smallest and a largest value.
@@ -86,6 +87,18 @@ impl Snapshot {
             .map(move |told| (told.record(), told.age(now)))
     }
 
+    /// Whose records can be passed on, and which: mostly in the order of ids.
+    pub(crate) fn versions(&self, now: Instant) -> impl Iterator<Item = (EndpointId, Version)> {
+        // In two passes: the way through a tree is a chain of looks into memory that wait for each other, those at the
+        // records do not.
+        let peers = self.entries.values().map(|entry| entry.told());
+        let known: Vec<&Told> = peers.chain(self.departures.values()).chain(&self.own).collect();
+        known.into_iter().filter(move |told| told.is_relayable(now)).map(|told| {
+            let record = told.record();
+            (record.id(), Version::of(record))
+        })
+    }
+
     /// What can be passed on about one node, with its age.
     #[must_use]
     pub fn relayable_of(&self, id: &EndpointId, now: Instant) -> Option<(&Record, Duration)> {
@@ -98,11 +111,17 @@ impl Snapshot {
     /// Whether these bytes are those of a record that is known already, so that its signature need not be checked again.
     #[must_use]
     pub fn knows(&self, bytes: &[u8]) -> bool {
-        let Some(id) = Record::claimed_id(bytes) else { return false };
+        self.find(bytes).is_some()
+    }
+
+    /// The known record that has these bytes: a peer's, a tombstone, or this node's own.
+    #[must_use]
+    pub fn find(&self, bytes: &[u8]) -> Option<&Record> {
+        let id = Record::claimed_id(bytes)?;
         let entry = self.entries.get::<IdBytes>(id).map(|entry| entry.told());
         let departure = self.departures.get::<IdBytes>(id);
-        let own = self.own.as_ref();
-        [entry, departure, own].into_iter().flatten().any(|told| told.record().bytes() == bytes)
+        let told = [entry, departure, self.own.as_ref()].into_iter().flatten();
+        told.map(Told::record).find(|record| record.bytes() == bytes)
     }
 
     pub(super) fn put(&mut self, entry: Arc<Entry>) {

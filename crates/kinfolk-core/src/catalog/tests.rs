@@ -176,7 +176,8 @@ impl Catalog {
         assert_eq!(self.proven, entries().filter(|entry| entry.is_proven()).count());
         let free = || entries().filter(|entry| !is_kept(&entry.id()));
         assert_eq!(self.evictable.len(), free().count());
-        let loose = free().filter(|entry| !entry.is_proven() && entry.source.is_some());
+        let is_hearsay = |entry: &&Arc<Entry>| entry.weight() == Weight::Hearsay;
+        let loose = free().filter(is_hearsay).filter(|entry| entry.source.is_some());
         assert_eq!(self.shares.len(), loose.count());
         let topics = entries().map(|entry| entry.record().topics().count()).sum();
         let offers = entries().map(|entry| entry.record().offers().count()).sum();

@@ -4,37 +4,7 @@ use std::time::Duration;
 
 use super::bucket::GroupLimit;
 use super::{GateReason, GroupKey};
-
-/// The longest time in which a bucket may fill up: a group that refills keeps its place in the
-/// table, so slower rates would let a short flood fill it for days. A guess.
-const LONGEST_REFILL: Duration = Duration::from_hours(24);
-
-/// The rate of a token bucket: `burst` at once, then one more per `every`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    /// How many a full bucket grants at once.
-    pub burst: u32,
-    /// The time in which one token grows back.
-    pub every: Duration,
-}
-
-impl Rate {
-    /// A rate of `burst` at once, then one more per `every`.
-    #[must_use]
-    pub const fn new(burst: u32, every: Duration) -> Self {
-        Self { burst, every }
-    }
-
-    fn validate(self, field: &'static str) -> Result<(), GateLimitError> {
-        if self.burst == 0 || self.every.is_zero() {
-            return Err(GateLimitError::Zero { field });
-        }
-        match self.every.checked_mul(self.burst) {
-            Some(refill) if refill <= LONGEST_REFILL => Ok(()),
-            _ => Err(GateLimitError::SlowRefill { field }),
-        }
-    }
-}
+use crate::bucket::{Rate, RateError};
 
 /// What a [`Gate`](super::Gate) grants. Zeros are refused by [`validate`](Self::validate); a gate built with them
 /// all the same lets nothing through where they stand.
@@ -103,9 +73,18 @@ impl GateLimits {
         if let Some((field, _)) = counts.into_iter().find(|(_, is_zero)| *is_zero) {
             return Err(GateLimitError::Zero { field });
         }
-        self.address_rate.validate("address_rate")?;
-        self.relayed_rate.validate("relayed_rate")?;
-        self.peer_rate.validate("peer_rate")
+        let rates = [
+            ("address_rate", self.address_rate),
+            ("relayed_rate", self.relayed_rate),
+            ("peer_rate", self.peer_rate),
+        ];
+        for (field, rate) in rates {
+            rate.validate().map_err(|error| match error {
+                RateError::Zero => GateLimitError::Zero { field },
+                RateError::SlowRefill => GateLimitError::SlowRefill { field },
+            })?;
+        }
+        Ok(())
     }
 
     /// Relayed peers and those of custom transports get the same limits, in groups of their own:

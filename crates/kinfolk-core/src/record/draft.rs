@@ -153,6 +153,21 @@ impl Draft {
     }
 }
 
+#[cfg(test)]
+impl Record {
+    /// A departure of any node, without a signature.
+    pub(crate) fn forge_departure(
+        network: NetworkId,
+        id: iroh_base::EndpointId,
+        seq: Seq,
+        issued_at: UnixMillis,
+    ) -> Self {
+        let (ttl, extensions) = (Ttl::MAX, Extensions::none());
+        let body = Body { id, network, presence: None, seq, issued_at, ttl, extensions };
+        seal(body, |_| [0; SIGNATURE_BYTES]).unwrap()
+    }
+}
+
 fn add<T: Ord>(
     set: &mut BTreeSet<T>,
     value: T,

@@ -283,9 +283,14 @@ impl Writer {
         Ok(())
     }
 
+    /// Appends bytes as they are.
+    pub(super) fn raw(&mut self, bytes: &[u8]) {
+        self.body.extend_from_slice(bytes);
+    }
+
     /// Appends the extensions, which end the body.
     pub(crate) fn extensions(&mut self, extensions: &Extensions) {
-        self.body.extend_from_slice(extensions.as_bytes());
+        self.raw(extensions.as_bytes());
     }
 
     pub(crate) fn finish(self) -> Vec<u8> {

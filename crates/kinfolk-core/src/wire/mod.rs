@@ -2,7 +2,7 @@
 //!
 //! Each frame has a file, because each is one contract with older and newer peers: [`hello`], [`welcome`] and
 //! [`goodbye`] travel on the control stream as [`Control`]; [`header`] and [`refuse`] open a protocol stream; [`call`]
-//! bounds requests and responses; [`frame`] holds what all share, [`extension`] lets frames grow, and [`turns`] says which
+//! bounds requests and responses; [`exchange`] holds the messages by which two catalogs are compared; [`frame`] holds what all share, [`extension`] lets frames grow, and [`turns`] says which
 //! control frame may come when. A reader takes [`LENGTH_BYTES`] bytes, asks [`frame::length`] how many follow, reads those,
 //! and only then decodes.
 //!
@@ -10,6 +10,7 @@
 //! decides what a frame means for a link, and nothing allocates for a length or count before it was checked.
 
 pub mod call;
+pub mod exchange;
 pub mod extension;
 pub mod frame;
 pub mod goodbye;

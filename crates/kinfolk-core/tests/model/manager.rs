@@ -152,7 +152,7 @@ impl World {
         let deadline = within.map(|within| node.now + within);
         match want {
             Want::Hold => node.peer_mut(peer).holds.insert(intent.id),
-            Want::Stream => node.peer_mut(peer).waiting.insert(intent.id),
+            Want::Stream | Want::Errand => node.peer_mut(peer).waiting.insert(intent.id),
         };
         self.feed(side, peer, Input::Queue(Intent { deadline, ..intent }));
     }

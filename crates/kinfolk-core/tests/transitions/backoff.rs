@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kinfolk_core::code::Code;
+use kinfolk_core::intent::{Intent, IntentId, Priority, Want};
 use kinfolk_core::limits::Limits;
 use kinfolk_core::peer_link::{DialFailure, Input, LinkEnd, Output};
 
@@ -104,4 +105,21 @@ fn no_peer_is_left_alone_for_longer_than_the_app_allows() {
     bench.hold(1);
     let waits: Vec<_> = (0..10).map(|_| bench.wait_after(LinkEnd::Lost)).collect();
     assert!(waits.iter().all(|wait| *wait <= 8 * SECOND), "{waits:?}");
+}
+
+#[test]
+fn an_errand_waits_as_long_as_the_backoff_says_and_an_intent_of_the_app_does_not() {
+    let mut bench = Bench::smaller();
+    bench.hold(1);
+    let dead = LinkEnd::DialFailed(DialFailure::TimedOut);
+    for _ in 0..4 {
+        bench.wait_after(dead);
+    }
+    let priority = Priority::default();
+    let errand = Intent { id: IntentId(2), want: Want::Errand, priority, deadline: None };
+    bench.tell(Input::Queue(errand));
+    assert!(!bench.link.wants_dial());
+    let open = Intent { id: IntentId(3), want: Want::Stream, priority, deadline: None };
+    bench.tell(Input::Queue(open));
+    assert!(bench.link.wants_dial());
 }

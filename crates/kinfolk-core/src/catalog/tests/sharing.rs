@@ -35,6 +35,34 @@ fn a_proven_record_never_makes_room_for_hearsay() {
 }
 
 #[test]
+fn what_its_owner_told_itself_never_makes_room_for_hearsay() {
+    let mut world = World::holding(4);
+    for n in 0..4 {
+        world.hear_owner(record(n, 1));
+        world.now += secs(1);
+    }
+    assert_eq!(world.hear(record(9, 1)), Said::Ignored(Ignored::Full));
+    assert_eq!(world.hear_owner(record(9, 1)), Said::AddedFor(id(0)));
+}
+
+#[test]
+fn hearsay_that_its_owner_tells_as_well_weighs_more_and_counts_for_nobodys_share() {
+    let mut world = World::new();
+    let weight = |world: &World| world.catalog.known().get(&id(1)).unwrap().weight();
+    world.hear(record(1, 1));
+    assert_eq!(weight(&world), Weight::Hearsay);
+    assert_eq!(world.catalog.loose_records_of(&id(STRANGER)), 1);
+    assert_eq!(world.hear_owner(record(1, 1)), Said::Ignored(Ignored::Known));
+    assert_eq!(weight(&world), Weight::FirstHand);
+    assert_eq!(world.catalog.loose_records_of(&id(STRANGER)), 0);
+    // That somebody else tells the next one takes nothing away.
+    world.hear(record(1, 2));
+    assert_eq!(weight(&world), Weight::FirstHand);
+    world.connect(id(1));
+    assert_eq!(weight(&world), Weight::Proven);
+}
+
+#[test]
 fn who_is_connected_held_or_configured_is_never_evicted() {
     let mut world = World::holding(4);
     fill(&mut world, 0..4);

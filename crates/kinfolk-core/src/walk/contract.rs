@@ -1,0 +1,76 @@
+//! What goes into a walk and what comes out of it.
+
+use iroh_base::EndpointId;
+
+use crate::catalog::Snapshot;
+
+/// What a walk may look at while it decides.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// All that the node knows.
+    pub known: &'a Snapshot,
+    /// Peers to begin with and to come back to, whether they are known or not: those that the app configured, and at a
+    /// start the ones that an earlier run has proven: some dozens, as they are looked through for each choice. Nobody else
+    /// may write here, as these are dialled whatever others say.
+    pub bootstrap: &'a [EndpointId],
+}
+
+/// Why a walk is woken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wake {
+    /// The node has started.
+    Started,
+    /// Our topics or addresses have changed, so that others have to hear of it.
+    Changed,
+    /// The network is back: what was missed before says little.
+    Online,
+    /// A peer that was unknown has shown up itself: it has opened a session, or was seen on the local network. One that
+    /// begins an exchange with us need not be visited as well. A peer that others only told of has not shown up: if each of
+    /// them called for a visit, every newcomer would be visited by the whole network.
+    Appeared(EndpointId),
+}
+
+/// What a walk is told.
+#[derive(Debug, Clone, Copy)]
+pub enum Input<'a> {
+    /// There is a reason to go on now.
+    Wake(Wake),
+    /// The visit that the walk asked for is over. Word of any other visit is ignored.
+    Ended {
+        /// The peer that was visited.
+        peer: EndpointId,
+        /// What came of it.
+        visit: Visit<'a>,
+    },
+    /// An exchange that a peer began has taught us so many records.
+    Told {
+        /// What the catalog took: new peers, newer records of known ones, tombstones.
+        learnt: usize,
+    },
+    /// The time of [`next_timeout`](super::Walk::next_timeout) has come.
+    Timeout,
+}
+
+/// What came of a visit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Visit<'a> {
+    /// There was an exchange, to its end or to its bound.
+    Exchanged {
+        /// What the catalog took of it: new peers, newer records of known ones, tombstones.
+        learnt: usize,
+        /// The peers whose records it taught us. If there are more than can be named here, a random choice of them: the
+        /// first ones by id would be visited by everybody. The walk reads [`TRAIL_MAX`](super::TRAIL_MAX) of them.
+        brought: &'a [EndpointId],
+    },
+    /// The peer was reached, and has no time for an exchange. It is worth another visit as one after an exchange is.
+    Refused,
+    /// The peer was not reached, was silent or broke the rules.
+    Failed,
+}
+
+/// What a walk wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Exchange with this peer, dial it if need be, and say how it [`Ended`](Input::Ended).
+    Visit(EndpointId),
+}
