@@ -39,7 +39,8 @@ pub fn quick_limits() -> Limits {
     limits
 }
 
-/// A builder of a node with this key on a free loopback port, with [`quick_limits`].
+/// A builder of a node with this key on a free loopback port, with [`quick_limits`] and without discovery: so that all that happens is the
+/// test's doing.
 pub fn builder(key: u8) -> NodeBuilder {
     builder_at(key, ([127, 0, 0, 1], 0).into())
 }
@@ -58,6 +59,7 @@ pub fn builder_at(key: u8, address: SocketAddr) -> NodeBuilder {
         .secret_key(SecretKey::from_bytes(&[key; 32]))
         .bind_addr(address)
         .limits(quick_limits())
+        .discovery(false)
 }
 
 /// An address that a node which ended finds free again, whatever else binds ports meanwhile.

@@ -56,6 +56,7 @@ pub struct StrangerBuilder {
     key: SecretKey,
     ip: Ipv4Addr,
     idle_timeout: Option<Duration>,
+    stream_window: Option<u32>,
     handshake: Duration,
 }
 
@@ -70,6 +71,12 @@ impl StrangerBuilder {
     /// times as often.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = Some(timeout);
+        self
+    }
+
+    /// Takes no more bytes of a stream than these before it reads them.
+    pub fn stream_window(mut self, bytes: u32) -> Self {
+        self.stream_window = Some(bytes);
         self
     }
 
@@ -91,6 +98,9 @@ impl StrangerBuilder {
                     timeout.try_into().expect("an idle timeout that QUIC can say"),
                 ))
                 .keep_alive_interval(timeout / 3);
+        }
+        if let Some(bytes) = self.stream_window {
+            transport = transport.stream_receive_window(bytes.into());
         }
         let endpoint = Endpoint::builder(presets::Minimal)
             .clear_ip_transports()
@@ -120,6 +130,7 @@ impl Stranger {
             key: identity.into().0,
             ip: Ipv4Addr::LOCALHOST,
             idle_timeout: None,
+            stream_window: None,
             handshake: HANDSHAKE,
         }
     }

@@ -8,20 +8,27 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use iroh::{EndpointAddr, EndpointId};
+use iroh::{EndpointAddr, EndpointId, SecretKey};
 use kinfolk_core::address_book::{AddressBook, BookError};
 use kinfolk_core::gate::Gate;
 use kinfolk_core::id::NetworkId;
+use kinfolk_core::intake::Intake;
 use kinfolk_core::intent::{IntentId, Outcome};
 use kinfolk_core::limits::Limits;
 use kinfolk_core::peer_link::{DownReason, LinkEnd};
+use kinfolk_core::quota::Quota;
+use kinfolk_core::record::Ttl;
 use ractor::{ActorId, ActorRef, RpcReplyPort};
 use tokio::runtime::{EnterGuard, Handle};
 use tokio::sync::{Semaphore, broadcast, watch};
 
 use crate::admission::Admission;
+use crate::discovery::keep::Keep;
+use crate::discovery::manager::DiscoveryMessage;
+use crate::discovery::own::Own;
+use crate::discovery::records::Records;
 use crate::error::NodeClosed;
 use crate::events::NodeEvent;
 use crate::metrics::{Counters, Family};
@@ -31,6 +38,9 @@ use crate::peers::directory::Directory;
 use crate::peers::manager::PeerManagerMessage;
 use crate::protocol::service::Services;
 use crate::supervision::lock;
+
+/// How long the neighbours may take to hear that the node leaves: a round trip around the world and its repetition.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// See the module page.
 pub(crate) struct Context {
@@ -46,6 +56,22 @@ pub(crate) struct Context {
     pub(crate) admission: Admission,
     pub(crate) gate: Mutex<Gate>,
     pub(crate) retained: Mutex<Retained>,
+    /// All that the node knows of others.
+    pub(crate) records: Records,
+    /// What the node says of itself.
+    pub(crate) own: Mutex<Own>,
+    /// Peers by which the node finds the others.
+    pub(crate) bootstrap: Vec<EndpointId>,
+    /// Whether the node takes part in discovery.
+    pub(crate) discovers: bool,
+    /// Whether it looks for others on the local network.
+    pub(crate) mdns: bool,
+    /// Where it keeps what it needs in its next life, if the app wants that.
+    pub(crate) keep: Option<Keep>,
+    /// How often each peer has its exchanges answered.
+    pub(crate) quota: Mutex<Quota>,
+    /// Checks the signatures of what strangers hand over.
+    pub(crate) intake: Mutex<Intake>,
     /// Places for incoming streams, all peers together.
     pub(crate) inbound_places: Arc<Semaphore>,
     /// The node takes no new work; it stays so until it ends.
@@ -53,6 +79,7 @@ pub(crate) struct Context {
     /// Where the node can be reached, as far as iroh knows now.
     pub(crate) address: watch::Sender<EndpointAddr>,
     manager: watch::Sender<Option<Mailbox>>,
+    discovery: watch::Sender<Option<ActorRef<DiscoveryMessage>>>,
     terminal: watch::Sender<Option<Terminal>>,
     arrivals: AtomicU64,
     intents: AtomicU64,
@@ -100,11 +127,12 @@ impl std::fmt::Debug for Context {
 impl Context {
     /// It has to be made on the runtime that the node will run on.
     pub(crate) fn new(
-        id: EndpointId,
+        key: SecretKey,
         network: NetworkId,
         limits: Limits,
         admission: Admission,
     ) -> Self {
+        let id = key.public();
         let places = limits.streams_inbound.min(Semaphore::MAX_PERMITS);
         Self {
             id,
@@ -120,10 +148,24 @@ impl Context {
                 book: AddressBook::new(limits.addresses.clone()),
                 ..Retained::default()
             }),
+            records: Records::new(id, limits.catalog.clone()),
+            // The limits are valid: the ttl is one.
+            own: Mutex::new(Own::new(
+                key,
+                network,
+                Ttl::from_duration(limits.record_ttl).unwrap_or_default(),
+            )),
+            bootstrap: Vec::new(),
+            discovers: true,
+            mdns: false,
+            keep: None,
+            quota: Mutex::new(Quota::new(limits.quota.clone())),
+            intake: Mutex::new(Intake::new(network, limits.intake.clone())),
             inbound_places: Arc::new(Semaphore::new(places)),
             draining: AtomicBool::new(false),
             address: watch::Sender::new(EndpointAddr::new(id)),
             manager: watch::Sender::new(None),
+            discovery: watch::Sender::new(None),
             terminal: watch::Sender::new(None),
             arrivals: AtomicU64::new(1),
             intents: AtomicU64::new(1),
@@ -180,6 +222,7 @@ impl Context {
     pub(crate) fn lose_manager(&self) {
         self.set_manager(None);
         self.directory.clear();
+        self.note_all_disconnected();
         self.monitors.note_all_down(DownReason::Ended(LinkEnd::Failed));
     }
 
@@ -187,6 +230,30 @@ impl Context {
     pub(crate) fn tell_manager(&self, message: PeerManagerMessage) -> Result<(), ManagerAway> {
         let manager = self.manager.borrow().clone().ok_or(ManagerAway)?;
         manager.send(message)
+    }
+
+    /// Publishes the Discovery that is up, or that none is.
+    pub(crate) fn set_discovery(&self, discovery: Option<ActorRef<DiscoveryMessage>>) {
+        self.discovery.send_replace(discovery);
+    }
+
+    /// Sends to Discovery; whoever is away finds out by itself when it is back.
+    pub(crate) fn tell_discovery(&self, message: DiscoveryMessage) -> Result<(), DiscoveryAway> {
+        let discovery = self.discovery.borrow().clone().ok_or(DiscoveryAway)?;
+        discovery.send_message(message).map_err(|_| DiscoveryAway)
+    }
+
+    /// Tells the neighbours that the node leaves, once: their streams would keep its sessions from closing. Whoever is not told in time
+    /// learns it from the others, or when the record is over.
+    pub(crate) async fn farewell(&self) {
+        let (reply, departed) = ractor::concurrency::oneshot();
+        if self.tell_discovery(DiscoveryMessage::Depart(reply.into())).is_ok() {
+            let told = {
+                let _timers = self.timers();
+                tokio::time::timeout(FAREWELL, departed)
+            };
+            let _ = told.await;
+        }
     }
 
     /// Waits until a PeerManager is up, or the node has ended. Cancel safe.
@@ -256,10 +323,25 @@ impl Context {
         }
     }
 
+    /// Keeps a hold of the app.
+    pub(crate) fn add_hold(&self, id: IntentId, held: Held) {
+        let peer = held.peer;
+        lock(&self.retained).holds.insert(id, held);
+        self.note_hold(peer, true);
+    }
+
+    /// Takes out a hold that is over.
+    pub(crate) fn take_hold(&self, id: IntentId) -> Option<Held> {
+        let held = lock(&self.retained).holds.remove(&id)?;
+        self.note_hold(held.peer, false);
+        Some(held)
+    }
+
     /// Ends every hold that is left: the node that kept it has ended.
     pub(crate) fn end_holds(&self) {
         let holds = std::mem::take(&mut lock(&self.retained).holds);
         for held in holds.into_values() {
+            self.note_hold(held.peer, false);
             held.ended.send_replace(Some(Outcome::ShuttingDown));
             self.counters.outcome(&Outcome::ShuttingDown);
         }
@@ -281,7 +363,9 @@ impl Context {
     /// Fails if the book has no room for them.
     pub(crate) fn configure(&self, address: EndpointAddr) -> Result<(), BookError> {
         let peer = address.id;
-        if lock(&self.retained).book.configure(address)? {
+        let is_new = lock(&self.retained).book.configure(address)?;
+        self.note_configured(peer);
+        if is_new {
             // A manager that is being restarted reads the book when it dials.
             let _ = self.tell_manager(PeerManagerMessage::AddressNews(peer));
         }
@@ -315,6 +399,7 @@ impl Context {
             retained.holds.extract_if(.., |_, held| held.peer == *peer).collect();
         drop(retained);
         for (_, held) in released {
+            self.note_hold(held.peer, false);
             held.ended.send_replace(Some(Outcome::Cancelled));
             self.counters.outcome(&Outcome::Cancelled);
         }
@@ -324,3 +409,7 @@ impl Context {
 /// The PeerManager is being restarted, or the node has ended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ManagerAway;
+
+/// Discovery is off or being restarted, or the node has ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DiscoveryAway;

@@ -25,6 +25,15 @@ pub enum SpawnError {
     /// The identity could not be read or created.
     #[error("the identity could not be loaded: {0}")]
     Identity(#[from] crate::node::identity::IdentityError),
+    /// A ticket to start from is of another network.
+    #[error("a ticket to bootstrap from is of another network")]
+    ForeignTicket,
+    /// There are more topics than a node can take part in.
+    #[error("the topics do not fit into the node's record: {0}")]
+    Topics(#[from] kinfolk_core::record::DraftError),
+    /// The state directory cannot be used.
+    #[error("the state directory cannot be used: {0}")]
+    Store(#[from] crate::discovery::store::StoreError),
     /// Addresses of a peer were not taken.
     #[error("the addresses of a peer were not taken: {0}")]
     Peer(#[from] kinfolk_core::address_book::BookError),
@@ -65,6 +74,30 @@ pub enum AddressError {
     /// The app gave no transport address, or too many.
     #[error(transparent)]
     Book(#[from] kinfolk_core::address_book::BookError),
+    /// The node has ended.
+    #[error(transparent)]
+    Closed(#[from] NodeClosed),
+}
+
+/// Why the node does not take part in a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum TopicError {
+    /// The node's record has no room for one more.
+    #[error(transparent)]
+    Full(#[from] kinfolk_core::record::DraftError),
+    /// The node has ended.
+    #[error(transparent)]
+    Closed(#[from] NodeClosed),
+}
+
+/// Why the node does not take part in a secret topic.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SecretTopicError {
+    /// It takes part in as many as it may.
+    #[error(transparent)]
+    Full(#[from] kinfolk_core::secret_topic::TooManySecretTopics),
     /// The node has ended.
     #[error(transparent)]
     Closed(#[from] NodeClosed),

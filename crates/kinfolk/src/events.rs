@@ -5,10 +5,12 @@
 use std::time::Duration;
 
 use iroh::EndpointId;
+use kinfolk_core::catalog::Removal;
 use kinfolk_core::code::Code;
 use kinfolk_core::id::{LinkId, ProtocolName};
 use kinfolk_core::peer_link::{Direction, DownReason, LinkEnd};
 
+use crate::discovery::exchange::{ExchangeError, ExchangeReport};
 use crate::node::terminal::Terminal;
 
 /// Something that happened.
@@ -112,6 +114,50 @@ pub enum NodeEvent {
         actor: &'static str,
         /// Why it failed.
         cause: String,
+    },
+    /// A peer is in the catalog that was not.
+    PeerDiscovered {
+        /// The peer.
+        peer: EndpointId,
+    },
+    /// A peer in the catalog has another record, or more of its addresses may be used.
+    PeerUpdated {
+        /// The peer.
+        peer: EndpointId,
+    },
+    /// A peer is in the catalog no more.
+    PeerDeparted {
+        /// The peer.
+        peer: EndpointId,
+        /// Why.
+        reason: Removal,
+    },
+    /// An exchange of catalogs has begun.
+    ExchangeStarted {
+        /// The peer.
+        peer: EndpointId,
+        /// Who opened it.
+        direction: Direction,
+    },
+    /// An exchange of catalogs has ended as it should.
+    ExchangeEnded {
+        /// The peer.
+        peer: EndpointId,
+        /// Who opened it.
+        direction: Direction,
+        /// What came of it.
+        report: ExchangeReport,
+    },
+    /// An exchange of catalogs has failed. What came before is kept.
+    ExchangeFailed {
+        /// The peer.
+        peer: EndpointId,
+        /// Who opened it.
+        direction: Direction,
+        /// Why.
+        error: ExchangeError,
+        /// What came of it before; `None` if nothing was begun, or that is not known.
+        report: Option<ExchangeReport>,
     },
     /// The node takes no new work and lets its streams finish.
     Draining,

@@ -79,6 +79,8 @@ mod injection {
         Accept,
         /// The actor that decides about peers.
         PeerManager,
+        /// The actor that keeps the catalog.
+        Discovery,
         /// The session that is live with a peer.
         Session(iroh::EndpointId),
     }
@@ -130,6 +132,10 @@ mod injection {
         PeerManager,
         Session,
         Accept,
+        Discovery,
+        Walker,
+        Announcer,
+        Exchange,
     }
 
     /// What a point is a part of.
@@ -147,13 +153,13 @@ mod injection {
         Node Callback [NodePreStart, NodeSupervise, NodePostStop];
         Node Message [
             NodeOpen, NodeOpenEager, NodeCall, NodeHold, NodeServe, NodeUnserve, NodeSubscribe, NodeMetrics, NodePeers, NodeWhy,
-            NodeMonitor, NodeAddress, NodeAddAddress, NodeRemoveAddress, NodeDisconnect, NodeBan, NodeUnban, NodeDrain,
+            NodeMonitor, NodeAddress, NodeAddAddress, NodeRemoveAddress, NodeJoinTopic, NodeLeaveTopic, NodeCatalog, NodeSyncWith, NodeDisconnect, NodeBan, NodeUnban, NodeDrain,
             NodeShutdown, NodeStart, NodeWatch, NodeTaskPanicked,
         ];
         Node Task [NodeFollowsAddress, NodeRequest, NodeRestart, NodeWatches];
         PeerManager Callback [ManagerPreStart, ManagerSupervise, ManagerPostStop];
         PeerManager Message [
-            ManagerAsk, ManagerCancel, ManagerHold, ManagerAddressNews, ManagerNetworkNews, ManagerArrived, ManagerConnected, ManagerWelcomed,
+            ManagerAsk, ManagerCancel, ManagerHold, ManagerAddressNews, ManagerRecordNews, ManagerErrandOver, ManagerNetworkNews, ManagerArrived, ManagerConnected, ManagerWelcomed,
             ManagerDraining, ManagerTick, ManagerDisconnect, ManagerBan, ManagerUnban, ManagerShutDown, ManagerWhy, ManagerPeers,
             ManagerMetrics, ManagerMonitor, ManagerPulse, ManagerTaskPanicked,
         ];
@@ -169,6 +175,24 @@ mod injection {
         Accept Callback [AcceptPreStart];
         Accept Message [AcceptPulse, AcceptEndpointClosed, AcceptLoopPanicked];
         Accept Task [AcceptTask, AcceptLoop, AcceptHandshake];
+        Discovery Callback [DiscoveryPreStart, DiscoverySupervise, DiscoveryPostStop];
+        Discovery Message [
+            DiscoveryExpire, DiscoveryRenew, DiscoveryOwnNews, DiscoveryNumbered, DiscoveryMet, DiscoverySought, DiscoveryNetworkNews, DiscoveryAnswer,
+            DiscoveryVisit, DiscoverySync, DiscoveryFound, DiscoveryDepart, DiscoveryStartWalker, DiscoveryStartAnnouncer, DiscoveryPulse, DiscoveryTaskPanicked,
+        ];
+        Discovery Task [DiscoveryClock, DiscoveryRenewal, DiscoveryRestart, DiscoveryLetsGo, DiscoverySaves, DiscoveryKeeps, DiscoveryLooks];
+        Walker Callback [WalkerPreStart];
+        Walker Message [WalkerWake, WalkerVisited, WalkerTold, WalkerTick, WalkerPulse, WalkerTaskPanicked];
+        Walker Task [WalkerClock];
+        Announcer Callback [AnnouncerPreStart];
+        Announcer Message [
+            AnnouncerOwn, AnnouncerFound, AnnouncerDepart, AnnouncerMet, AnnouncerOpened, AnnouncerReceived, AnnouncerLost, AnnouncerTick,
+            AnnouncerPulse, AnnouncerTaskPanicked,
+        ];
+        Announcer Task [AnnouncerClock, AnnouncerOpens, AnnouncerWrites, AnnouncerReads, AnnouncerDeparts];
+        Exchange Callback [ExchangePreStart];
+        Exchange Message [ExchangeDone, ExchangeTaskPanicked];
+        Exchange Task [ExchangeTask];
     }
 
     /// The faults of one node: what is armed, and what has struck. Every clone is the same.

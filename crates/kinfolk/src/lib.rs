@@ -25,6 +25,44 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Finding peers
+//!
+//! A node that is told of one member of its network ([`NodeBuilder::bootstrap`]) finds the others, and they find it. What each says of
+//! itself is signed, and kept in a catalog ([`Node::catalog`]); [`Node::find`] and [`Node::find_topic`] tell of peers that are there, that
+//! come and that go. Whoever is in the catalog is reached by its id alone. An ask for a peer that is not waits until it is, within its deadline.
+//!
+//! ```
+//! use kinfolk::{Found, Node, ProtocolName, Service, Topic};
+//!
+//! const MOVE: ProtocolName = ProtocolName::from_static("chess/move/1");
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let here = "127.0.0.1:0".parse()?;
+//! let chess = Topic::from_name("chess");
+//! let hub = Node::builder("my-app").bind_addr(here).spawn().await?;
+//!
+//! let bob = Node::builder("my-app").bind_addr(here).bootstrap(hub.addr()).topics([chess]);
+//! let bob = bob.spawn().await?;
+//! bob.serve(MOVE, Service::call(|_peer, _mine: String| async move { Ok("e7e5") })).await?;
+//!
+//! let alice = Node::builder("my-app").bind_addr(here).bootstrap(hub.addr()).spawn().await?;
+//! let mut players = alice.find_topic(chess);
+//! if let Some(Found::Here(player)) = players.next().await {
+//!     assert_eq!(player.id(), bob.id());
+//!     let answer: String = alice.call(player.id(), MOVE, "e2e4").await?;
+//!     assert_eq!(answer, "e7e5");
+//! }
+//! # for node in [alice, bob, hub] {
+//! #     node.shutdown().await;
+//! # }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A topic can be seen by every member of the network. A [`SecretTopic`] is in no record: only those find each other by it who know it.
+//! [`NodeBuilder::discovery`] switches all of it off.
 
 #![cfg_attr(
     test,
@@ -40,7 +78,9 @@
 
 mod accept;
 mod admission;
+mod clock;
 mod context;
+mod discovery;
 pub mod error;
 mod events;
 #[cfg(not(feature = "fault-injection"))]
@@ -57,9 +97,13 @@ mod supervision;
 
 pub use admission::{Admission, Admit, SessionBounds};
 pub use bytes::Bytes;
+pub use discovery::exchange::{ExchangeError, ExchangeReport};
+pub use discovery::find::{Find, Found};
+pub use discovery::store::StoreError;
 pub use events::NodeEvent;
 pub use iroh::{EndpointAddr, EndpointId, RelayMode, RelayUrl, SecretKey, TransportAddr};
 pub use kinfolk_core::address_book::{AddressLimits, BookError};
+pub use kinfolk_core::catalog::{Entry, Removal, Snapshot};
 pub use kinfolk_core::code::{Blame, Code};
 pub use kinfolk_core::gate::{GateLimits, Rate};
 pub use kinfolk_core::id::{Incarnation, LinkId, NetworkId, ProtocolName, ProtocolNameError};
@@ -67,8 +111,10 @@ pub use kinfolk_core::intent::{Failure, Outcome, Priority};
 pub use kinfolk_core::limits::{Limits, LimitsError};
 pub use kinfolk_core::peer_link::{DialFailure, Direction, DownReason, LinkEnd, PeerState, Why};
 pub use kinfolk_core::peer_table::PeerSummary;
+pub use kinfolk_core::record::{Record, Topic};
+pub use kinfolk_core::secret_topic::SecretTopic;
 pub use kinfolk_core::ticket::{Ticket, TicketError};
-pub use metrics::{Metrics, PeerMetrics, ProtocolMetrics, SessionMetrics};
+pub use metrics::{DiscoveryMetrics, Metrics, PeerMetrics, ProtocolMetrics, SessionMetrics};
 pub use monitor::PeerStatus;
 pub use node::actor::{MESSAGE_BYTES_MAX, NodeMessage, OpenReply};
 pub use node::builder::NodeBuilder;

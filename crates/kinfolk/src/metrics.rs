@@ -47,6 +47,22 @@ pub(crate) enum Family {
     Restarted,
     /// Panics, by where.
     Panicked,
+    /// Verified records that the catalog did not take, by reason.
+    RecordIgnored,
+    /// Records that were refused before the catalog, by reason.
+    RecordRejected,
+    /// Records that the catalog let go, by reason.
+    RecordRemoved,
+    /// Exchanges that ended, by how.
+    ExchangeEnded,
+    /// Announcements that were not taken or not made, by reason.
+    AnnouncementDropped,
+    /// Defects of what an earlier life has left.
+    Store,
+    /// Hints of the local network that were not passed on, by reason.
+    HintDropped,
+    /// Times that discovery on the local network did not work, by how.
+    MdnsFailed,
 }
 
 impl Family {
@@ -59,6 +75,14 @@ impl Family {
             Self::StreamRefused => "streams_refused",
             Self::Restarted => "restarts",
             Self::Panicked => "panics",
+            Self::RecordIgnored => "records_ignored",
+            Self::RecordRejected => "records_rejected",
+            Self::RecordRemoved => "records_removed",
+            Self::ExchangeEnded => "exchanges_ended",
+            Self::AnnouncementDropped => "announcements_dropped",
+            Self::Store => "store_defects",
+            Self::HintDropped => "hints_dropped",
+            Self::MdnsFailed => "mdns_failures",
         }
     }
 
@@ -71,6 +95,14 @@ impl Family {
             Self::StreamRefused => "Incoming streams refused before a handler.",
             Self::Restarted => "Actors restarted after a failure.",
             Self::Panicked => "Panics caught.",
+            Self::RecordIgnored => "Verified records that the catalog did not take.",
+            Self::RecordRejected => "Records refused before the catalog.",
+            Self::RecordRemoved => "Records that the catalog let go.",
+            Self::ExchangeEnded => "Exchanges that ended.",
+            Self::AnnouncementDropped => "Announcements that were not taken or not made.",
+            Self::Store => "Defects of what an earlier life has left.",
+            Self::HintDropped => "Hints of the local network that were not passed on.",
+            Self::MdnsFailed => "Times that discovery on the local network did not work.",
         }
     }
 }
@@ -116,7 +148,13 @@ impl Counters {
         Arc::clone(protocols.entry(name.clone()).or_default())
     }
 
-    pub(crate) fn snapshot(&self, totals: &Totals, manager_queue: usize) -> Metrics {
+    /// The counts of `discovery` by label are those of this table.
+    pub(crate) fn snapshot(
+        &self,
+        totals: &Totals,
+        manager_queue: usize,
+        discovery: DiscoveryMetrics,
+    ) -> Metrics {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut rare: BTreeMap<Family, BTreeMap<&'static str, u64>> = BTreeMap::new();
         for ((family, label), count) in lock(&self.rare).iter() {
@@ -167,6 +205,17 @@ impl Counters {
             streams_inbound: self.streams_inbound.load(Ordering::Relaxed),
             restarts: family(Family::Restarted),
             panics: family(Family::Panicked),
+            discovery: DiscoveryMetrics {
+                ignored: family(Family::RecordIgnored),
+                rejected: family(Family::RecordRejected),
+                removed: family(Family::RecordRemoved),
+                exchanges: family(Family::ExchangeEnded),
+                announcements_dropped: family(Family::AnnouncementDropped),
+                hints_dropped: family(Family::HintDropped),
+                mdns_failures: family(Family::MdnsFailed),
+                store_defects: family(Family::Store),
+                ..discovery
+            },
         }
     }
 }
@@ -193,7 +242,8 @@ pub struct Metrics {
     pub streams_refused: BTreeMap<&'static str, u64>,
     /// Intents that wait for a link, holds included (gauge).
     pub intents_waiting: usize,
-    /// Intents by outcome.
+    /// Intents of the app by outcome. What the node asks of peers for itself shows in its own numbers, such as
+    /// [`DiscoveryMetrics::exchanges`].
     pub intents_ended: BTreeMap<&'static str, u64>,
     /// Numbers of each protocol that this node serves or opened.
     pub protocols: BTreeMap<String, ProtocolMetrics>,
@@ -207,6 +257,46 @@ pub struct Metrics {
     pub restarts: BTreeMap<&'static str, u64>,
     /// Panics caught, by where.
     pub panics: BTreeMap<&'static str, u64>,
+    /// What the node knows of others, and how it came to know it.
+    pub discovery: DiscoveryMetrics,
+}
+
+/// Numbers about discovery.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DiscoveryMetrics {
+    /// Peers in the catalog (gauge).
+    pub known: usize,
+    /// Peers in the catalog that a session of this node's own has reached (gauge).
+    pub proven: usize,
+    /// Dead records that are remembered (gauge).
+    pub dead: usize,
+    /// Peers that announcements are exchanged with (gauge).
+    pub neighbours: usize,
+    /// Announcements and frames of announcers that were not taken or not made, by reason.
+    pub announcements_dropped: BTreeMap<&'static str, u64>,
+    /// Verified records that the catalog did not take, by reason.
+    pub ignored: BTreeMap<&'static str, u64>,
+    /// Records that were refused before the catalog, by reason.
+    pub rejected: BTreeMap<&'static str, u64>,
+    /// Records that the catalog let go, by reason.
+    pub removed: BTreeMap<&'static str, u64>,
+    /// Exchanges under way that this node has opened: visits of its walkers, and what the app asked for (gauge).
+    pub exchanges_outbound: usize,
+    /// Exchanges under way that peers have opened (gauge).
+    pub exchanges_inbound: usize,
+    /// Exchanges that ended, by how. Their bytes are among those of the protocol `kinfolk/exchange/1`.
+    pub exchanges: BTreeMap<&'static str, u64>,
+    /// Signatures checked.
+    pub signatures_checked: u64,
+    /// What was found wrong in the state directory when the node started.
+    pub store_defects: BTreeMap<&'static str, u64>,
+    /// Times that something could not be saved in the state directory.
+    pub store_failures: u64,
+    /// Hints of the local network that were not passed on, by reason.
+    pub hints_dropped: BTreeMap<&'static str, u64>,
+    /// Times that discovery on the local network did not work, by how.
+    pub mdns_failures: BTreeMap<&'static str, u64>,
 }
 
 /// Numbers about sessions.
@@ -331,6 +421,30 @@ impl Metrics {
         text.gauge("handshakes", "Incoming handshakes under way.", self.handshakes);
         text.gauge("manager_queue", "Messages waiting for the peer manager.", self.manager_queue);
         text.gauge("streams_inbound", "Incoming streams being served.", self.streams_inbound);
+        let discovery = &self.discovery;
+        text.labelled_gauge(
+            "catalog",
+            "Peers in the catalog by what is known of them, and dead records remembered.",
+            "state",
+            &[("known", discovery.known), ("proven", discovery.proven), ("dead", discovery.dead)],
+        );
+        text.labelled_gauge(
+            "exchanges_running",
+            "Exchanges under way by who opened them.",
+            "direction",
+            &[("outbound", discovery.exchanges_outbound), ("inbound", discovery.exchanges_inbound)],
+        );
+        text.gauge(
+            "neighbours",
+            "Peers that announcements are exchanged with.",
+            discovery.neighbours,
+        );
+        text.counter(
+            "store_failures",
+            "Times that something could not be saved in the state directory.",
+            discovery.store_failures,
+        );
+        text.counter("signatures_checked", "Signatures checked.", discovery.signatures_checked);
         for (family, label, counts) in [
             (Family::IncomingRefused, "reason", &self.incoming_refused),
             (Family::LinkRefused, "code", &self.links_refused),
@@ -339,6 +453,14 @@ impl Metrics {
             (Family::StreamRefused, "code", &self.streams_refused),
             (Family::Restarted, "actor", &self.restarts),
             (Family::Panicked, "where", &self.panics),
+            (Family::RecordIgnored, "reason", &self.discovery.ignored),
+            (Family::RecordRejected, "reason", &self.discovery.rejected),
+            (Family::RecordRemoved, "reason", &self.discovery.removed),
+            (Family::ExchangeEnded, "how", &self.discovery.exchanges),
+            (Family::AnnouncementDropped, "reason", &self.discovery.announcements_dropped),
+            (Family::Store, "what", &self.discovery.store_defects),
+            (Family::HintDropped, "reason", &self.discovery.hints_dropped),
+            (Family::MdnsFailed, "how", &self.discovery.mdns_failures),
         ] {
             text.family(family.name(), family.help(), label, counts);
         }
@@ -431,7 +553,8 @@ mod tests {
         counters.count(Family::Restarted, "accept");
         let name = ProtocolName::new("a\"b\\c/1").expect("valid name");
         counters.protocol(&name, 10).served.fetch_add(3, Ordering::Relaxed);
-        let text = counters.snapshot(&Totals::default(), 0).to_openmetrics();
+        let text =
+            counters.snapshot(&Totals::default(), 0, DiscoveryMetrics::default()).to_openmetrics();
 
         assert!(text.ends_with("# EOF\n"));
         assert!(text.contains("kinfolk_intents_ended_total{outcome=\"done\"} 1\n"), "{text}");
@@ -456,7 +579,7 @@ mod tests {
             let name = ProtocolName::new(format!("p/{n}")).expect("valid name");
             counters.protocol(&name, 2).opened.fetch_add(1, Ordering::Relaxed);
         }
-        let metrics = counters.snapshot(&Totals::default(), 0);
+        let metrics = counters.snapshot(&Totals::default(), 0, DiscoveryMetrics::default());
         assert_eq!(metrics.protocols.len(), 3);
         assert_eq!(metrics.protocols[OVERFLOW].opened, 3);
     }

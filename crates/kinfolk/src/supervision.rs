@@ -6,16 +6,17 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use kinfolk_core::intensity::{Intensity, Verdict};
 use ractor::actor::messages::BoxedState;
-use ractor::{ActorId, ActorRef, SupervisionEvent};
+use ractor::{ActorCell, ActorId, ActorRef, SupervisionEvent};
 use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tracing::warn;
 
 use crate::fault::Here;
 
@@ -129,6 +130,13 @@ impl OwnedTask {
     }
 }
 
+impl OwnedTask {
+    /// Whether it has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
 impl Drop for OwnedTask {
     fn drop(&mut self) {
         self.0.abort();
@@ -162,6 +170,60 @@ impl Pulse {
     pub(crate) async fn answer(&self) {
         self.passed_on.notified().await;
         self.unanswered.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Whether a parent has given up a child that hangs.
+#[derive(Debug, Default)]
+pub(crate) struct Lost(bool);
+
+/// A child that was killed goes on: it blocks its thread, and nothing can end that.
+#[derive(Debug, Error)]
+#[error("{0} hangs and cannot be killed")]
+pub(crate) struct Unkillable(&'static str);
+
+impl Lost {
+    /// Kills the child. Its end, as any other, comes by its event; one that is still there the next time cannot be killed.
+    pub(crate) fn kill(&mut self, child: &ActorCell, name: &'static str) -> Result<(), Unkillable> {
+        if std::mem::replace(&mut self.0, true) {
+            return Err(Unkillable(name));
+        }
+        warn!(actor = name, "a part of the node hangs and is killed");
+        child.kill();
+        Ok(())
+    }
+
+    /// Whether it was killed.
+    pub(crate) fn is_so(&self) -> bool {
+        self.0
+    }
+}
+
+/// A child that its parent asks whether it is well.
+#[derive(Debug)]
+pub(crate) struct Watched<M> {
+    pub(crate) actor: ActorRef<M>,
+    pulse: Arc<Pulse>,
+    pub(crate) lost: Lost,
+}
+
+impl<M: ractor::Message> Watched<M> {
+    pub(crate) fn new(actor: ActorRef<M>, pulse: Arc<Pulse>) -> Self {
+        Self { actor, pulse, lost: Lost::default() }
+    }
+
+    /// Sends it a message. One that is gone tells so by its supervision event.
+    pub(crate) fn tell(&self, message: M) {
+        let _ = self.actor.send_message(message);
+    }
+
+    /// Asks once more by this message, or kills the child if it has left too many unanswered.
+    pub(crate) fn ask(&mut self, name: &'static str, question: M) -> Result<(), Unkillable> {
+        if !self.pulse.ask() {
+            return self.lost.kill(&self.actor.get_cell(), name);
+        }
+        self.tell(question);
+        Ok(())
     }
 }
 

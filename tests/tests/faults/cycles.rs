@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use kinfolk::fault::{Crash, Faults, Point, Victim};
-use kinfolk::{NodeEvent, Rate, Terminal};
+use kinfolk::{ExchangeError, Node, NodeEvent, Rate, Terminal};
 use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::guest::{Guest, hello};
 use kinfolk_tests::support::node::{builder, quick_limits, serving};
 use kinfolk_tests::support::stranger::Stranger;
-use kinfolk_tests::support::wait::{resident_bytes, within};
+use kinfolk_tests::support::wait::{eventually, resident_bytes, within};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::mpsc;
 
-use crate::scene::SOON;
+use crate::scene::{SOON, Scene};
 
 const GROWTH_MAX: u64 = 5 * 1024 * 1024;
 
@@ -21,13 +21,24 @@ const CYCLES: &str = "KINFOLK_FAULT_CYCLES";
 
 #[test]
 fn failures_of_sessions_leave_no_memory_behind() {
+    alone("cycles::failures_of_sessions_leave_no_memory_behind", sessions_fail);
+}
+
+#[test]
+fn failures_of_exchanges_and_of_sessions_beside_them_leave_no_memory_behind() {
+    let test = "cycles::failures_of_exchanges_and_of_sessions_beside_them_leave_no_memory_behind";
+    alone(test, exchanges_fail);
+}
+
+/// Runs the test of this name in a process of its own, and there its body.
+fn alone<F: Future<Output = ()>>(test: &str, body: fn() -> F) {
     if std::env::var_os("KINFOLK_FAULT_CHILD").is_some() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime").block_on(cycles());
+        runtime.expect("a runtime").block_on(body());
         return;
     }
     let child = std::process::Command::new(std::env::current_exe().expect("a test is a program"))
-        .args(["--exact", "cycles::failures_of_sessions_leave_no_memory_behind", "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .env("KINFOLK_FAULT_CHILD", "1")
         .output()
         .expect("the child runs");
@@ -37,23 +48,60 @@ fn failures_of_sessions_leave_no_memory_behind() {
     println!("{said}");
 }
 
-async fn cycles() {
-    let cycles = std::env::var(CYCLES).ok().and_then(|cycles| cycles.parse().ok()).unwrap_or(250);
+async fn sessions_fail() {
     let mut limits = quick_limits();
     limits.gate.peer_rate = Rate::new(1000, Duration::from_millis(1));
     let alice = serving(builder(1).limits(limits)).await;
     let bob = Stranger::bind(2).await;
+    cycles(250, async |n, crash| session_fails(&alice, &bob, n, crash).await).await;
+}
+
+/// Beside the sessions, exchanges with a node that discovers fail, in turn by their task and by their actor.
+async fn exchanges_fail() {
+    let faults = Faults::default();
+    let mut limits = crate::scene::limits();
+    // Walkers would make the memory depend on when they go.
+    limits.walk.longest_wait = Duration::from_secs(3600);
+    limits.walk.revisit = Duration::from_secs(3600);
+    let alice = builder(1).limits(limits).faults(&faults).discovery(true);
+    let alice = serving(alice).await;
+    let dave = Scene::dave_builder().spawn().await.expect("it starts");
+    let bob = Stranger::bind(2).await;
+    cycles(100, async |n, crash| {
+        session_fails(&alice, &bob, n, crash).await;
+        let point = if crash == Crash::Panic { Point::ExchangeTask } else { Point::ExchangeDone };
+        faults.arm(point, crash);
+        // Another one may have been struck, as that of a walker.
+        eventually(SOON, "an exchange that fails", async || {
+            let synced = alice.sync_with(dave.addr()).await;
+            matches!(synced, Err(ExchangeError::Failed(_))) || faults.strikes(point) as u64 > n / 2
+        })
+        .await;
+    })
+    .await;
+    let metrics = alice.metrics().await.expect("alive");
+    assert!(metrics.restarts.is_empty(), "{:?}", metrics.restarts);
+}
+
+/// One session fails.
+async fn session_fails(alice: &Node, bob: &Stranger, n: u64, crash: Crash) {
+    let mut log = EventLog::of(alice).await;
+    let guest = Guest::enter(bob, alice, hello(1, n)).await;
+    alice.inject(Victim::Session(bob.id()), crash);
+    let bob_id = bob.id();
+    let is_end = |event: &NodeEvent| matches!(event, NodeEvent::SessionEnded { peer, .. } if *peer == bob_id);
+    log.next(SOON, "the session's end", is_end).await;
+    // Else it would be left alone for its panics.
+    alice.unban(bob.id()).expect("the node is up");
+    drop(guest);
+}
+
+/// Lets something fail again and again, in turn by an error and by a panic, and looks at the memory.
+async fn cycles(short: u64, mut fail: impl AsyncFnMut(u64, Crash)) {
+    let cycles = std::env::var(CYCLES).ok().and_then(|cycles| cycles.parse().ok()).unwrap_or(short);
     let mut after_first = 0;
     for n in 1..=cycles {
-        let mut log = EventLog::of(&alice).await;
-        let guest = Guest::enter(&bob, &alice, hello(1, n)).await;
-        let crash = if n % 2 == 0 { Crash::Panic } else { Crash::Error };
-        alice.inject(Victim::Session(bob.id()), crash);
-        let is_end = |event: &NodeEvent| matches!(event, NodeEvent::SessionEnded { .. });
-        log.next(SOON, "the session's end", is_end).await;
-        // Else it would be left alone for its panics.
-        alice.unban(bob.id()).expect("the node is up");
-        drop(guest);
+        fail(n, if n % 2 == 0 { Crash::Panic } else { Crash::Error }).await;
         if n == cycles / 5 {
             after_first = resident_bytes();
         }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use kinfolk::error::OpenError;
 use kinfolk::fault::{Crash, Faults, Point};
-use kinfolk::{LinkEnd, NodeEvent, Options, Terminal};
+use kinfolk::{Direction, ExchangeError, LinkEnd, NodeEvent, Options, Terminal};
 use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::node::{ECHO, Mortal, builder, connect};
 use kinfolk_tests::support::wait::{eventually, within};
@@ -69,6 +69,37 @@ async fn a_manager_that_never_returns_is_restarted_and_questions_are_answered_by
     // A little of it had passed before the strike.
     assert!(took < unresponsive.mul_f64(1.5) + SLACK, "{took:?}");
     within(SOON, "the answer", question).await.expect("no panic").expect("the node lives");
+    scene.over().await;
+}
+
+#[tokio::test]
+async fn an_exchange_that_never_returns_is_killed_after_its_deadlines_and_ends_for_all_who_wait() {
+    let mut scene = Scene::with(&[], true, false).await;
+    let dave = scene.dave().await;
+    scene.faults.arm(Point::ExchangeTask, Crash::Never);
+    let begun = Instant::now();
+    let ask = || within(2 * SOON, "the end of an exchange", scene.alice.sync_with(dave.addr()));
+    let (first, second) = tokio::join!(ask(), ask());
+    let late = ExchangeError::Failed("it did not end by its deadline".into());
+    assert_eq!((first, second), (Err(late.clone()), Err(late.clone())));
+    let limits = limits();
+    let deadline = limits.dial_deadline + limits.exchange.deadline + limits.unresponsive;
+    let took = begun.elapsed();
+    // It is looked for now and then.
+    let latest = deadline + limits.unresponsive.mul_f64(0.5) + SLACK;
+    assert!(deadline <= took && took < latest, "{took:?}");
+    let failed = NodeEvent::ExchangeFailed {
+        peer: dave.id(),
+        direction: Direction::Outbound,
+        error: late,
+        report: None,
+    };
+    scene.log.next(SOON, "the event", |event| *event == failed).await;
+    let restarted = |event: &NodeEvent| matches!(event, NodeEvent::Restarted { .. });
+    assert_eq!(scene.log.count(restarted), 0);
+    drop(dave);
+    scene.discovers_on().await;
+    scene.kept_lives().await;
     scene.over().await;
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use kinfolk::fault::{Crash, Point, Victim};
-use kinfolk::{Code, NodeMessage, Options, ProtocolName, Service};
+use kinfolk::fault::{Actor, Crash, Faults, Point, Victim};
+use kinfolk::{Code, NodeMessage, Options, ProtocolName, SecretKey, Service, Topic};
 use kinfolk_tests::support::guest::{Guest, hello, knock};
 use kinfolk_tests::support::host::Host;
 use kinfolk_tests::support::node::{ECHO, NEXT, connect};
@@ -11,7 +11,7 @@ use kinfolk_tests::support::stranger::{Nobody, Stranger};
 use kinfolk_tests::support::wait::{eventually, within};
 use ractor::RpcReplyPort;
 
-use crate::scene::{SOON, Scene, keys_in_order};
+use crate::scene::{SOON, Scene, keys_in_order, limits};
 
 const OTHER: ProtocolName = ProtocolName::from_static("other/1");
 
@@ -31,17 +31,46 @@ pub(crate) fn at_start(point: Point, crash: Crash) -> Vec<(Point, Crash)> {
     }
 }
 
-/// Which part has to fail, in one restart more, so that the point is reached.
-pub(crate) fn needs_restart_of(point: Point) -> Option<Victim> {
+/// Whether alice has to discover.
+pub(crate) fn needs_discovery(point: Point) -> bool {
+    let is_part_of_it = matches!(
+        point.actor(),
+        Actor::Discovery | Actor::Walker | Actor::Announcer | Actor::Exchange
+    );
+    is_part_of_it || point == Point::ManagerRecordNews
+}
+
+/// Whether alice has to keep something on the disk.
+pub(crate) fn needs_store(point: Point) -> bool {
+    matches!(point, Point::DiscoverySaves | Point::DiscoveryNumbered)
+}
+
+/// Which part has to fail, in one restart more, so that the point is reached; by the name that events have.
+pub(crate) fn needs_restart_of(point: Point) -> Option<&'static str> {
     use Point as P;
     match point {
-        P::ManagerPreStart | P::ManagerTaskPanicked | P::ManagerClock => Some(Victim::PeerManager),
-        P::NodeSupervise | P::NodeStart | P::NodeRestart => Some(Victim::Accept),
+        P::ManagerPreStart | P::ManagerTaskPanicked | P::ManagerClock => Some("peer_manager"),
+        P::NodeSupervise | P::NodeStart | P::NodeRestart => Some("accept"),
         P::AcceptPreStart
         | P::AcceptEndpointClosed
         | P::AcceptLoopPanicked
         | P::AcceptTask
-        | P::AcceptLoop => Some(Victim::Accept),
+        | P::AcceptLoop => Some("accept"),
+        P::DiscoveryPreStart
+        | P::DiscoveryClock
+        | P::DiscoveryRenewal
+        | P::DiscoveryKeeps
+        | P::DiscoveryLooks
+        | P::DiscoveryTaskPanicked => Some("discovery"),
+        P::DiscoveryStartWalker
+        | P::DiscoveryRestart
+        | P::WalkerPreStart
+        | P::WalkerClock
+        | P::WalkerTaskPanicked => Some("walker"),
+        P::DiscoveryStartAnnouncer
+        | P::AnnouncerPreStart
+        | P::AnnouncerClock
+        | P::AnnouncerTaskPanicked => Some("announcer"),
         _ => None,
     }
 }
@@ -50,6 +79,7 @@ pub(crate) fn needs_restart_of(point: Point) -> Option<Victim> {
 pub(crate) const OUT_OF_REACH: &[(Point, &str)] = &[
     (Point::NodePreStart, "strikes before there is a node: it has tests of its own"),
     (Point::ManagerNetworkNews, "needs another address of the machine: see `hosts`"),
+    (Point::DiscoveryNetworkNews, "needs another address of the machine: see `hosts`"),
     (Point::SessionWrites, "needs a peer that shuts its window before the first three frames"),
 ];
 
@@ -76,10 +106,18 @@ pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
         scene.faults.arm(point, crash);
     }
     match point {
-        P::NodePreStart | P::SessionWrites | P::ManagerNetworkNews => unreachable!("out of reach"),
+        P::NodePreStart | P::SessionWrites | P::ManagerNetworkNews | P::DiscoveryNetworkNews => {
+            unreachable!("out of reach")
+        }
         P::NodeFollowsAddress | P::NodeTaskPanicked => {}
         // They pass by themselves, again and again.
-        P::NodeWatch | P::NodeWatches | P::ManagerPulse | P::AcceptPulse => {}
+        P::NodeWatch
+        | P::NodeWatches
+        | P::ManagerPulse
+        | P::AcceptPulse
+        | P::DiscoveryPulse
+        | P::WalkerPulse
+        | P::AnnouncerPulse => {}
         P::NodeOpen => tell(M::Open(bob.addr().into(), ECHO, Options::new(), port())),
         P::NodeOpenEager => tell(M::OpenEager(bob.addr().into(), ECHO, Options::new(), port())),
         P::NodeCall | P::NodeRequest => {
@@ -99,12 +137,21 @@ pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
         P::NodeAddress => tell(M::Address(port())),
         P::NodeAddAddress => tell(M::AddAddress(bob.addr(), port())),
         P::NodeRemoveAddress => tell(M::RemoveAddress(bob.id(), None, port())),
+        P::NodeJoinTopic => tell(M::JoinTopic(Topic::from_name("a"), port())),
+        P::NodeLeaveTopic => tell(M::LeaveTopic(Topic::from_name("a"), port())),
+        P::NodeCatalog => tell(M::Catalog(port())),
+        P::NodeSyncWith => tell(M::SyncWith(bob.addr().into(), port())),
         P::NodeDisconnect => tell(M::Disconnect(bob.id())),
         P::NodeBan => tell(M::Ban(bob.id(), Duration::from_secs(1))),
         P::NodeUnban => tell(M::Unban(bob.id())),
         P::NodeDrain => tell(M::Drain(port())),
         P::NodeShutdown => tell(M::Shutdown),
-        P::NodePostStop | P::ManagerPostStop => alice.actor().stop(None),
+        P::NodePostStop
+        | P::ManagerPostStop
+        | P::DiscoveryPostStop
+        | P::DiscoveryDepart
+        | P::AnnouncerDepart
+        | P::AnnouncerDeparts => alice.actor().stop(None),
         P::NodeSupervise | P::NodeStart | P::NodeRestart | P::AcceptPreStart | P::AcceptTask => {
             alice.inject(Victim::Accept, Crash::Error);
         }
@@ -196,7 +243,109 @@ pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
             scene.faults.arm(P::SessionDials, Crash::Panic);
             scene.ask(bob.addr());
         }
-        P::ManagerAsk
+        P::DiscoveryPreStart
+        | P::DiscoveryClock
+        | P::DiscoveryRenewal
+        | P::DiscoveryKeeps
+        | P::DiscoveryLooks => {
+            alice.inject(Victim::Discovery, Crash::Error);
+        }
+        P::DiscoveryTaskPanicked => {
+            scene.faults.arm(P::DiscoveryClock, Crash::Panic);
+            alice.inject(Victim::Discovery, Crash::Error);
+        }
+        P::DiscoveryExpire => {
+            let mut limits = limits();
+            limits.record_ttl = Duration::from_secs(3);
+            let erin = Scene::dave_builder().limits(limits).spawn().await.expect("it starts");
+            let met = alice.sync_with(erin.addr());
+            within(SOON, "an exchange", met).await.expect("both discover");
+            // Without a word, so that the record stays until it is over.
+            erin.inject(Victim::Node, Crash::Error);
+            within(SOON, "the end of erin", erin.closed()).await;
+        }
+        P::DiscoveryOwnNews
+        | P::DiscoveryRenew
+        | P::DiscoverySaves
+        | P::DiscoveryNumbered
+        | P::AnnouncerOwn
+        | P::WalkerWake => {
+            alice.join_topic(Topic::from_name("a")).expect("room for it");
+        }
+        P::DiscoverySought => {
+            scene.note_ask();
+            let unknown = SecretKey::from_bytes(&[96; 32]).public();
+            scene.run(async move {
+                let options = Options::new().deadline(Duration::from_millis(200));
+                let _ = alice.open_with(unknown, ECHO, options).await;
+            });
+        }
+        P::DiscoveryAnswer | P::WalkerTold | P::AnnouncerMet => {
+            // Else alice may be the first to ask dave, or to open a stream to him.
+            for slow in [P::WalkerWake, P::AnnouncerFound] {
+                scene.faults.arm(slow, Crash::Stall(Duration::from_secs(1)));
+            }
+            let (dave, to) = (scene.dave().await, alice.addr());
+            scene.run(async move {
+                let _ = dave.sync_with(to).await;
+            });
+        }
+        P::DiscoveryStartWalker | P::DiscoveryRestart | P::WalkerPreStart | P::WalkerClock => {
+            scene.faults.arm(P::WalkerWake, Crash::Error);
+            alice.join_topic(Topic::from_name("a")).expect("room for it");
+        }
+        P::WalkerTaskPanicked => {
+            scene.faults.arm(P::WalkerClock, Crash::Panic);
+            scene.faults.arm(P::WalkerWake, Crash::Error);
+            alice.join_topic(Topic::from_name("a")).expect("room for it");
+        }
+        P::DiscoveryStartAnnouncer | P::AnnouncerPreStart | P::AnnouncerClock => {
+            scene.faults.arm(P::AnnouncerOwn, Crash::Error);
+            alice.join_topic(Topic::from_name("a")).expect("room for it");
+        }
+        P::AnnouncerTaskPanicked => {
+            scene.faults.arm(P::AnnouncerClock, Crash::Panic);
+            scene.faults.arm(P::AnnouncerOwn, Crash::Error);
+            alice.join_topic(Topic::from_name("a")).expect("room for it");
+        }
+        P::AnnouncerOpened | P::AnnouncerOpens => {
+            // Else dave may be the first to open a stream.
+            let slow = Faults::default();
+            slow.arm(P::AnnouncerFound, Crash::Stall(Duration::from_secs(2)));
+            scene.start_dave(Scene::dave_builder().faults(&slow)).await;
+            scene.meet().await;
+        }
+        P::ExchangeTaskPanicked => {
+            scene.faults.arm(P::ExchangeTask, Crash::Panic);
+            scene.meet().await;
+        }
+        P::AnnouncerLost => {
+            scene.meet().await;
+            eventually(SOON, "dave is a neighbour", async || {
+                alice.metrics().await.expect("up").discovery.neighbours == 1
+            })
+            .await;
+            scene.lose_dave().await;
+        }
+        P::ManagerRecordNews
+        | P::ManagerErrandOver
+        | P::DiscoveryLetsGo
+        | P::DiscoverySupervise
+        | P::DiscoverySync
+        | P::DiscoveryFound
+        | P::WalkerTick
+        | P::AnnouncerFound
+        | P::AnnouncerReceived
+        | P::AnnouncerTick
+        | P::AnnouncerWrites
+        | P::AnnouncerReads
+        | P::ExchangePreStart
+        | P::ExchangeDone
+        | P::ExchangeTask => scene.meet().await,
+        P::DiscoveryMet
+        | P::DiscoveryVisit
+        | P::WalkerVisited
+        | P::ManagerAsk
         | P::ManagerConnected
         | P::ManagerWelcomed
         | P::SessionPreStart

@@ -1,11 +1,15 @@
 //! The node that is to fail, its peers, a stream that has to live on, and the count of what was asked.
 
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kinfolk::fault::{Crash, Faults, Point};
-use kinfolk::{Limits, Node, NodeEvent, Options, Peer, RecvStream, SecretKey, SendStream};
+use kinfolk::{
+    ExchangeError, ExchangeReport, Limits, Node, NodeBuilder, NodeEvent, Options, Peer, RecvStream,
+    SecretKey, SendStream,
+};
 use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::node::{ECHO, NEXT, builder, quick_limits, serving};
 use kinfolk_tests::support::wait::{eventually, within};
@@ -30,10 +34,37 @@ pub(crate) fn limits() -> Limits {
     limits.shutdown_deadline = Duration::from_secs(1);
     limits.unresponsive = Duration::from_secs(4);
     limits.gate.peer_rate = kinfolk::Rate::new(10_000, Duration::from_millis(1));
+    // For nodes that discover: one walker, so that what happens is what was provoked.
+    limits.walkers = 1;
+    limits.walk.longest_wait = Duration::from_secs(1);
+    limits.walk.revisit = Duration::from_secs(1);
+    limits.exchange.deadline = Duration::from_secs(1);
+    limits.exchange.silence = Duration::from_secs(1);
     limits
 }
 
+/// A directory that is gone with the scene.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("kinfolk-faults-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).expect("a directory");
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 pub(crate) struct Scene {
+    _store: Option<Scratch>,
     pub(crate) faults: Faults,
     /// The node that is to fail.
     pub(crate) alice: Node,
@@ -41,7 +72,13 @@ pub(crate) struct Scene {
     pub(crate) bob: Node,
     /// The peer whose stream has to live on.
     pub(crate) carol: Node,
+    /// A peer that discovers, once it is needed.
+    dave: Option<Node>,
     pub(crate) log: EventLog,
+    /// Whether alice discovers.
+    discovers: bool,
+    /// What came of the exchange that alice asked for.
+    synced: Arc<Mutex<Option<Result<ExchangeReport, ExchangeError>>>>,
     kept: (SendStream, RecvStream),
     /// Asks of alice's under way.
     asks: JoinSet<()>,
@@ -51,12 +88,23 @@ pub(crate) struct Scene {
 impl Scene {
     /// What is armed strikes as soon as alice starts.
     pub(crate) async fn new(armed: &[(Point, Crash)]) -> Self {
+        Self::with(armed, false, false).await
+    }
+
+    /// As [`new`](Self::new); alice discovers, and keeps something on the disk, if she is to. Bob and carol never do.
+    pub(crate) async fn with(armed: &[(Point, Crash)], discovers: bool, keeps: bool) -> Self {
         let keys = keys_in_order();
         let faults = Faults::default();
         for (point, crash) in armed {
             faults.arm(*point, *crash);
         }
-        let alice = serving(builder(keys[5]).limits(limits()).faults(&faults)).await;
+        let alice = builder(keys[5]).limits(limits()).faults(&faults).discovery(discovers);
+        let store = keeps.then(Scratch::new);
+        let alice = match &store {
+            Some(store) => alice.state_dir(store.0.join("alice")),
+            None => alice,
+        };
+        let alice = serving(alice).await;
         let (bob, carol) = (serving(builder(keys[4])).await, serving(builder(keys[3])).await);
         let log = EventLog::of(&alice).await;
         let open = alice.open(carol.addr(), ECHO);
@@ -66,7 +114,79 @@ impl Scene {
             alice.add_address(peer.addr()).expect("an address");
         }
         let asked = Arc::new(AtomicU64::new(1));
-        Self { faults, alice, bob, carol, log, kept, asks: JoinSet::new(), asked }
+        if discovers {
+            eventually(SOON, "carol was asked who she is", async || {
+                let metrics = alice.metrics().await.expect("alice is up");
+                !metrics.discovery.exchanges.is_empty()
+            })
+            .await;
+        }
+        let (asks, dave, synced) = (JoinSet::new(), None, Arc::default());
+        Self {
+            _store: store,
+            faults,
+            alice,
+            bob,
+            carol,
+            dave,
+            log,
+            discovers,
+            synced,
+            kept,
+            asks,
+            asked,
+        }
+    }
+
+    /// A builder of the peer that discovers.
+    pub(crate) fn dave_builder() -> NodeBuilder {
+        builder(keys_in_order()[2]).limits(limits()).discovery(true)
+    }
+
+    /// The peer that discovers.
+    pub(crate) async fn dave(&mut self) -> Node {
+        if self.dave.is_none() {
+            self.start_dave(Self::dave_builder()).await;
+        }
+        self.dave.clone().expect("it is there")
+    }
+
+    /// Starts that peer, with something of its own.
+    pub(crate) async fn start_dave(&mut self, builder: NodeBuilder) {
+        self.dave = Some(builder.spawn().await.expect("it starts"));
+    }
+
+    /// Dave goes; the next one is another.
+    pub(crate) async fn lose_dave(&mut self) {
+        let dave = self.dave.take().expect("it is there");
+        within(3 * SOON, "a shutdown", dave.shutdown()).await;
+    }
+
+    /// Lets alice and dave meet by an exchange, in the background; it has to end, whatever becomes of it.
+    pub(crate) async fn meet(&mut self) {
+        let (alice, dave, synced) = (self.alice.clone(), self.dave().await, self.synced.clone());
+        self.asks.spawn(async move {
+            let result = within(SOON, "the end of an exchange", alice.sync_with(dave.addr())).await;
+            *synced.lock().expect("whole") = Some(result);
+        });
+    }
+
+    /// What came of the exchange.
+    pub(crate) fn synced(&self) -> Option<Result<ExchangeReport, ExchangeError>> {
+        self.synced.lock().expect("whole").clone()
+    }
+
+    /// Alice learns of dave, if she discovers.
+    pub(crate) async fn discovers_on(&mut self) {
+        if !self.discovers {
+            return;
+        }
+        let dave = self.dave().await;
+        eventually(SOON, "an exchange", async || self.alice.sync_with(dave.addr()).await.is_ok())
+            .await;
+        assert!(self.alice.catalog().get(&dave.id()).is_some());
+        let alice = self.alice.id();
+        eventually(SOON, "dave's half of it", async || dave.catalog().get(&alice).is_some()).await;
     }
 
     /// Counts one intent of alice's.
@@ -126,8 +246,16 @@ impl Scene {
         self.only_kept_is_left().await;
     }
 
-    /// No session is left but that of the kept stream.
+    /// No session is left but that of the kept stream; of a node that discovers, none with bob.
     pub(crate) async fn only_kept_is_left(&self) {
+        if self.discovers {
+            let bob = self.bob.id();
+            return eventually(SOON, "alice has no session with bob", async || {
+                let why = self.alice.why(bob).await.expect("alice is up");
+                why.is_none_or(|why| why.link.is_none())
+            })
+            .await;
+        }
         eventually(SOON, "alice has no session but carol's", async || {
             let sessions = self.alice.metrics().await.expect("alice is up").sessions;
             sessions.inbound + sessions.outbound <= 1 && sessions.closing == 0
@@ -135,9 +263,17 @@ impl Scene {
         .await;
     }
 
-    /// Each ask of alice's has exactly one outcome.
+    /// Each ask of alice's has exactly one outcome. Exchanges and announcements ask too, for streams of their own.
     pub(crate) async fn asks_add_up(&self) {
         let asked = self.asked.load(Ordering::Relaxed);
+        if self.discovers {
+            return eventually(SOON, "nothing waits", async || {
+                let metrics = self.alice.metrics().await.expect("alive");
+                let ended: u64 = metrics.intents_ended.values().sum();
+                ended >= asked && metrics.intents_waiting == 0
+            })
+            .await;
+        }
         let metrics = within(SOON, "the numbers", self.alice.metrics()).await.expect("alive");
         let ended: u64 = metrics.intents_ended.values().sum();
         assert_eq!((ended, metrics.intents_waiting), (asked, 0), "{:?}", metrics.intents_ended);
@@ -150,13 +286,13 @@ impl Scene {
 
     /// Everyone goes, and nothing is left of them: no task of this runtime.
     pub(crate) async fn over(self) {
-        let Self { alice, bob, carol, kept, mut asks, .. } = self;
+        let Self { alice, bob, carol, dave, kept, mut asks, .. } = self;
         drop(kept);
         asks.shutdown().await;
-        for node in [&alice, &bob, &carol] {
+        for node in [&alice, &bob, &carol].into_iter().chain(&dave) {
             within(3 * SOON, "a shutdown", node.shutdown()).await;
         }
-        drop((alice, bob, carol));
+        drop((alice, bob, carol, dave));
         nothing_is_left().await;
     }
 }

@@ -4,13 +4,15 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use kinfolk::fault::{Actor, Crash, Faults, Kind, Point, Victim};
-use kinfolk::{LinkEnd, NodeEvent, Terminal};
+use kinfolk::fault::{Actor, Crash, Faults, Kind, Point};
+use kinfolk::{ExchangeError, LinkEnd, NodeEvent, Terminal};
 use kinfolk_tests::support::node::builder;
 use kinfolk_tests::support::wait::{eventually, open_fds, within};
 use tokio::sync::Semaphore;
 
-use crate::provoke::{OUT_OF_REACH, at_start, needs_restart_of, provoke};
+use crate::provoke::{
+    OUT_OF_REACH, at_start, needs_discovery, needs_restart_of, needs_store, provoke,
+};
 use crate::scene::{SOON, Scene, limits, nothing_is_left};
 
 /// Descriptors are counted in the whole process.
@@ -20,7 +22,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 const AT_ONCE: usize = 8;
 
 /// As many of those that wait most of the time.
-const WAITING_AT_ONCE: usize = 24;
+const WAITING_AT_ONCE: usize = 96;
 
 /// How many of them are being set up at once: handshakes have deadlines, and cores are few.
 static SET_UP: Semaphore = Semaphore::const_new(3);
@@ -31,8 +33,8 @@ const KILLED: Duration = Duration::from_secs(10 + 1 + 5);
 /// What the parts and the endpoint may take beyond the shutdown deadline, and what a busy machine adds.
 const STOPPED: Duration = Duration::from_secs(2 + 2 + 3 + 2);
 
-/// The parts of a node, by the names that its events have.
-const PARTS: [&str; 2] = ["accept", "peer_manager"];
+/// The parts of a node that are restarted, by the names that its events have.
+const PARTS: [&str; 5] = ["accept", "peer_manager", "discovery", "walker", "announcer"];
 
 /// Looks at the parts from the first to the last of which one and a half times [`Limits::unresponsive`](kinfolk::Limits::unresponsive) pass: a
 /// part that is silent from the first on is given up at the third, and that is known at the next.
@@ -45,6 +47,8 @@ enum Effect {
     None,
     /// The session ends like this.
     Session(LinkEnd),
+    /// The exchange fails, and whoever waits for it is told.
+    Exchange,
     /// The part is restarted once.
     Restart(&'static str),
     /// The node ends with the cause.
@@ -58,7 +62,19 @@ enum Effect {
 fn effect(point: Point, crash: Crash) -> Effect {
     let never = crash == Crash::Never;
     match point {
-        Point::ManagerPostStop => return Effect::ShutDown,
+        Point::ManagerPostStop
+        | Point::DiscoveryPostStop
+        | Point::DiscoveryDepart
+        | Point::AnnouncerDepart
+        | Point::AnnouncerDeparts => return Effect::ShutDown,
+        // The stream is given up, or serves nobody until it is over.
+        Point::AnnouncerOpens | Point::AnnouncerWrites | Point::AnnouncerReads if never => {
+            return Effect::None;
+        }
+        // What they bring is missed until it is brought again.
+        Point::DiscoverySaves | Point::DiscoveryKeeps | Point::DiscoveryLooks if never => {
+            return Effect::None;
+        }
         Point::SessionPreStart if never => return Effect::Session(LinkEnd::Failed),
         Point::ManagerPreStart => return Effect::Restart("peer_manager"),
         Point::AcceptPreStart => return Effect::Restart("accept"),
@@ -82,6 +98,10 @@ fn effect(point: Point, crash: Crash) -> Effect {
         Actor::Node => Effect::End,
         Actor::PeerManager => Effect::Restart("peer_manager"),
         Actor::Accept => Effect::Restart("accept"),
+        Actor::Discovery => Effect::Restart("discovery"),
+        Actor::Walker => Effect::Restart("walker"),
+        Actor::Announcer => Effect::Restart("announcer"),
+        Actor::Exchange => Effect::Exchange,
     }
 }
 
@@ -91,7 +111,7 @@ async fn case(point: Point, crash: Crash) {
         return ends_as_it_starts(&armed).await;
     }
     let place = SET_UP.acquire().await;
-    let mut scene = Scene::new(&armed).await;
+    let mut scene = Scene::with(&armed, needs_discovery(point), needs_store(point)).await;
     scene.kept_lives().await;
     provoke(&mut scene, point, crash).await;
     drop(place);
@@ -144,8 +164,7 @@ async fn ends_as_it_starts(armed: &[(Point, Crash)]) {
 
 /// How often a part is to be restarted: by the strike, and to provoke it.
 fn restarts(part: &str, point: Point, effect: Effect) -> usize {
-    let victim = if part == "accept" { Victim::Accept } else { Victim::PeerManager };
-    let provoked = usize::from(needs_restart_of(point) == Some(victim));
+    let provoked = usize::from(needs_restart_of(point) == Some(part));
     provoked + usize::from(matches!(effect, Effect::Restart(struck) if struck == part))
 }
 
@@ -155,6 +174,11 @@ async fn assert_one_event(scene: &mut Scene, point: Point, effect: Effect) {
         let expected = restarts(part, point, effect);
         eventually(SOON, "the restarts", async || scene.restarts_of(part) == expected).await;
     }
+    let exchanges = usize::from(effect == Effect::Exchange);
+    let of_exchanges = |event: &NodeEvent| {
+        matches!(event, NodeEvent::ExchangeFailed { error: ExchangeError::Failed(_), .. })
+    };
+    eventually(SOON, "the exchange", async || scene.log.count(of_exchanges) == exchanges).await;
     let panics = usize::from(effect == Effect::Session(LinkEnd::Panicked));
     let of_sessions = |event: &NodeEvent| matches!(event, NodeEvent::SessionPanicked { .. });
     eventually(SOON, "the panic", async || scene.log.count(of_sessions) == panics).await;
@@ -189,6 +213,10 @@ async fn assert_no_late_restart(scene: &mut Scene, point: Point, effect: Effect)
 /// The siblings are untouched, asks add up, and the node works.
 async fn lives_on(scene: &mut Scene, point: Point) {
     scene.asks_end().await;
+    if point.actor() == Actor::Exchange {
+        let synced = scene.synced();
+        assert!(matches!(&synced, Some(Err(ExchangeError::Failed(_)))), "{synced:?}");
+    }
     if point == Point::ManagerShutDown {
         // It is draining, and stays so.
         within(SOON, "the drain", scene.alice.drain()).await.expect("alice is up");
@@ -202,6 +230,7 @@ async fn lives_on(scene: &mut Scene, point: Point) {
         scene.end_session_with_bob().await;
     }
     scene.is_usable(true).await;
+    scene.discovers_on().await;
     if !manager_failed {
         scene.kept_lives().await;
     }
@@ -230,7 +259,8 @@ fn table(crash: Crash) {
     // A task has no error to return.
     let applies = |point: &Point| crash != Crash::Error || point.kind() != Kind::Task;
     let only = std::env::var("KINFOLK_FAULT").ok();
-    let wanted = |point: &Point| only.as_ref().is_none_or(|only| *only == format!("{point:?}"));
+    let wanted =
+        |point: &Point| only.as_ref().is_none_or(|only| format!("{point:?}").starts_with(only));
     let points = || Point::ALL.iter().copied().filter(reachable).filter(applies).filter(wanted);
     // What is made once and kept is made in this one.
     assert_eq!(run_all([Point::SessionGreet].into(), crash), Vec::<String>::new());

@@ -30,7 +30,7 @@ fn limits() -> Limits {
 /// A node on a free port of loopback.
 pub async fn spawn(own_thread: bool) -> Node {
     let here = ([127, 0, 0, 1], 0).into();
-    let builder = Node::builder("kinfolk-bench").bind_addr(here).limits(limits());
+    let builder = Node::builder("kinfolk-bench").bind_addr(here).limits(limits()).discovery(false);
     let builder = if own_thread { builder.network_thread() } else { builder };
     builder.spawn().await.unwrap()
 }

@@ -1,6 +1,10 @@
 //! Which point the handling of each message is. The matches are exhaustive: a new message does not compile without its point.
 
 use crate::accept::AcceptMessage;
+use crate::discovery::announcer::AnnouncerMessage;
+use crate::discovery::exchange::ExchangeMessage;
+use crate::discovery::manager::DiscoveryMessage;
+use crate::discovery::walker::WalkerMessage;
 use crate::fault::Point;
 use crate::node::actor::{Internal, NodeMessage, Note};
 use crate::peers::manager::PeerManagerMessage;
@@ -22,6 +26,10 @@ impl NodeMessage {
             Self::Monitor(..) => Point::NodeMonitor,
             Self::Address(_) => Point::NodeAddress,
             Self::AddAddress(..) => Point::NodeAddAddress,
+            Self::JoinTopic(..) => Point::NodeJoinTopic,
+            Self::LeaveTopic(..) => Point::NodeLeaveTopic,
+            Self::Catalog(_) => Point::NodeCatalog,
+            Self::SyncWith(..) => Point::NodeSyncWith,
             Self::RemoveAddress(..) => Point::NodeRemoveAddress,
             Self::Disconnect(_) => Point::NodeDisconnect,
             Self::Ban(..) => Point::NodeBan,
@@ -43,6 +51,8 @@ impl PeerManagerMessage {
             Self::Cancel(_) => Point::ManagerCancel,
             Self::Hold(_) => Point::ManagerHold,
             Self::AddressNews(_) => Point::ManagerAddressNews,
+            Self::RecordNews => Point::ManagerRecordNews,
+            Self::ErrandOver(_) => Point::ManagerErrandOver,
             Self::NetworkNews => Point::ManagerNetworkNews,
             Self::Arrived(..) => Point::ManagerArrived,
             Self::Connected { .. } => Point::ManagerConnected,
@@ -90,5 +100,68 @@ impl AcceptMessage {
             Self::LoopPanicked(_) => Some(Point::AcceptLoopPanicked),
             Self::Crash(_) => None,
         }
+    }
+}
+
+impl DiscoveryMessage {
+    pub(crate) fn point(&self) -> Option<Point> {
+        Some(match self {
+            Self::Expire => Point::DiscoveryExpire,
+            Self::Renew => Point::DiscoveryRenew,
+            Self::OwnNews => Point::DiscoveryOwnNews,
+            Self::Numbered(..) => Point::DiscoveryNumbered,
+            Self::Met => Point::DiscoveryMet,
+            Self::Sought => Point::DiscoverySought,
+            Self::NetworkNews => Point::DiscoveryNetworkNews,
+            Self::Answer(_) => Point::DiscoveryAnswer,
+            Self::Visit { .. } => Point::DiscoveryVisit,
+            Self::Sync(..) => Point::DiscoverySync,
+            Self::Found => Point::DiscoveryFound,
+            Self::Depart(_) => Point::DiscoveryDepart,
+            Self::StartWalker => Point::DiscoveryStartWalker,
+            Self::StartAnnouncer => Point::DiscoveryStartAnnouncer,
+            Self::Pulse => Point::DiscoveryPulse,
+            Self::TaskPanicked(_) => Point::DiscoveryTaskPanicked,
+            Self::Crash(_) => return None,
+        })
+    }
+}
+
+impl WalkerMessage {
+    pub(crate) fn point(&self) -> Option<Point> {
+        Some(match self {
+            Self::Wake(_) => Point::WalkerWake,
+            Self::Visited(..) => Point::WalkerVisited,
+            Self::Told(_) => Point::WalkerTold,
+            Self::Tick => Point::WalkerTick,
+            Self::Pulse => Point::WalkerPulse,
+            Self::TaskPanicked(_) => Point::WalkerTaskPanicked,
+        })
+    }
+}
+
+impl AnnouncerMessage {
+    pub(crate) fn point(&self) -> Option<Point> {
+        Some(match self {
+            Self::Own(_) => Point::AnnouncerOwn,
+            Self::Found => Point::AnnouncerFound,
+            Self::Depart(..) => Point::AnnouncerDepart,
+            Self::Met(_) => Point::AnnouncerMet,
+            Self::Opened(..) => Point::AnnouncerOpened,
+            Self::Received(..) => Point::AnnouncerReceived,
+            Self::Lost(..) => Point::AnnouncerLost,
+            Self::Tick => Point::AnnouncerTick,
+            Self::Pulse => Point::AnnouncerPulse,
+            Self::TaskPanicked(_) => Point::AnnouncerTaskPanicked,
+        })
+    }
+}
+
+impl ExchangeMessage {
+    pub(crate) fn point(&self) -> Option<Point> {
+        Some(match self {
+            Self::Done(_) => Point::ExchangeDone,
+            Self::TaskPanicked(_) => Point::ExchangeTaskPanicked,
+        })
     }
 }

@@ -4,7 +4,8 @@
 //! Node
 //! ├── PeerManager    first to start, last to stop
 //! │   └── Session × link
-//! └── Accept
+//! ├── Accept
+//! └── Discovery      last to start, first to stop; only where the app has not switched it off
 //! ```
 //!
 //! A part that fails is restarted at once, then with growing delays; the sixth failure within ten seconds ends the node with that
@@ -18,11 +19,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use iroh::{Endpoint, EndpointAddr, EndpointId};
+use kinfolk_core::catalog::{self, Snapshot};
 use kinfolk_core::id::ProtocolName;
 use kinfolk_core::intensity::{Intensity, Verdict};
 use kinfolk_core::intent::Failure;
 use kinfolk_core::peer_link::Why;
 use kinfolk_core::peer_table::PeerSummary;
+use kinfolk_core::record::Topic;
 use kinfolk_core::wire::StreamMode;
 use ractor::{ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::{Semaphore, broadcast, watch};
@@ -31,7 +34,9 @@ use tracing::{info, warn};
 
 use crate::accept::{Accept, AcceptArguments, AcceptMessage, EndpointLost};
 use crate::context::Context;
-use crate::error::{OpenError, ServeError};
+use crate::discovery::exchange::{ExchangeError, ExchangeReport};
+use crate::discovery::manager::{Discovery, DiscoveryArguments, DiscoveryMessage};
+use crate::error::{OpenError, ServeError, TopicError};
 use crate::events::NodeEvent;
 #[cfg(feature = "fault-injection")]
 use crate::fault::Point;
@@ -46,7 +51,7 @@ use crate::peers::manager::{PeerManager, PeerManagerArguments, PeerManagerMessag
 use crate::protocol::open::{self, Options, Peer};
 use crate::protocol::service::Service;
 use crate::protocol::stream::{RecvStream, SendStream};
-use crate::supervision::{ChildEnd, OwnedTask, Pulse, Restarts, child_end, lock, panic_text};
+use crate::supervision::{ChildEnd, Lost, OwnedTask, Pulse, Restarts, child_end, lock, panic_text};
 
 /// Largest request or answer that may travel in a message; larger ones belong on a stream or in [`Node::call`](crate::Node::call).
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -56,6 +61,9 @@ const PART_START: Duration = Duration::from_secs(2);
 
 /// How long a part may take to stop once its work is done: local work.
 const PART_STOP: Duration = Duration::from_secs(2);
+
+/// How long what is kept may take to be written for the last time.
+const STORE_CLOSE: Duration = Duration::from_secs(2);
 
 /// How long the endpoint may take to tell its peers that it is closed; iroh's own worst case is about 3 s.
 pub(crate) const ENDPOINT_CLOSE: Duration = Duration::from_secs(3);
@@ -99,6 +107,14 @@ pub enum NodeMessage {
     AddAddress(EndpointAddr, RpcReplyPort<Result<(), kinfolk_core::address_book::BookError>>),
     /// Removes the addresses that the app gave of a peer, these or all; the answer counts them.
     RemoveAddress(EndpointId, Option<EndpointAddr>, RpcReplyPort<usize>),
+    /// Takes part in a topic.
+    JoinTopic(Topic, RpcReplyPort<Result<(), TopicError>>),
+    /// Takes part in a topic no more; the answer says whether it did.
+    LeaveTopic(Topic, RpcReplyPort<bool>),
+    /// All that the node knows of others.
+    Catalog(RpcReplyPort<Snapshot>),
+    /// Exchanges catalogs with a peer.
+    SyncWith(Peer, RpcReplyPort<Result<ExchangeReport, ExchangeError>>),
     /// Ends what waits for a peer and drains its session.
     Disconnect(EndpointId),
     /// Closes and refuses every session with a peer for this time.
@@ -144,6 +160,7 @@ impl Internal {
 pub(crate) enum Part {
     PeerManager,
     Accept,
+    Discovery,
 }
 
 impl Part {
@@ -151,6 +168,7 @@ impl Part {
         match self {
             Self::PeerManager => "peer_manager",
             Self::Accept => "accept",
+            Self::Discovery => "discovery",
         }
     }
 }
@@ -191,8 +209,8 @@ struct Running {
     part: Part,
     cell: ActorCell,
     pulse: Arc<Pulse>,
-    /// It was silent, and killed for it.
-    is_lost: bool,
+    /// Whether it was silent, and killed for it.
+    lost: Lost,
 }
 
 /// Silent parts within ten times [`Limits::unresponsive`](kinfolk_core::limits::Limits::unresponsive) that the node tolerates: each took all sessions along.
@@ -208,14 +226,14 @@ impl Drop for OwnedEndpoint {
     fn drop(&mut self) {
         self.context.lose_manager();
         self.context.end(Terminal::Killed);
-        if self.endpoint.is_closed() {
-            return;
-        }
         // Without a runtime there is nothing left that could send a farewell.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let endpoint = self.endpoint.clone();
+            let (endpoint, context) = (self.endpoint.clone(), Arc::clone(&self.context));
+            // Of a node that was shut down both are closed already.
             runtime.spawn(async move {
-                let _ = tokio::time::timeout(ENDPOINT_CLOSE, endpoint.close()).await;
+                let closing = tokio::time::timeout(ENDPOINT_CLOSE, endpoint.close());
+                let storing = tokio::time::timeout(STORE_CLOSE, context.close_store());
+                let _ = tokio::join!(closing, storing);
             });
         }
     }
@@ -250,8 +268,10 @@ impl Root {
             endpoint: OwnedEndpoint { endpoint, context: Arc::clone(&context) },
             context,
         };
-        for part in [Part::PeerManager, Part::Accept] {
-            state.start(part).await?;
+        for part in [Part::PeerManager, Part::Accept, Part::Discovery] {
+            if part != Part::Discovery || state.context.discovers {
+                state.start(part).await?;
+            }
         }
         state.watch_later();
         Ok(state)
@@ -388,6 +408,21 @@ impl RootState {
             M::RemoveAddress(peer, address, reply) => {
                 let _ = reply.send(self.context.unconfigure(&peer, address.as_ref()));
             }
+            M::JoinTopic(topic, reply) => {
+                let _ = reply.send(self.context.join_topic(topic));
+            }
+            M::LeaveTopic(topic, reply) => {
+                let _ = reply.send(self.context.leave_topic(&topic));
+            }
+            M::Catalog(reply) => {
+                let _ = reply.send(self.context.records.snapshot());
+            }
+            M::SyncWith(peer, reply) => match peer.configure(&self.context) {
+                Ok(peer) => self.context.ask_for_sync(peer, reply),
+                Err(error) => {
+                    let _ = reply.send(Err(ExchangeError::Open(error)));
+                }
+            },
             M::Disconnect(peer) => {
                 self.context.release(&peer);
                 self.pass_on(P::Disconnect(peer));
@@ -396,7 +431,11 @@ impl RootState {
             M::Unban(peer) => self.context.unban(peer),
             M::Drain(reply) => {
                 self.context.start_draining();
-                self.pass_on(P::ShutDown(reply));
+                let context = Arc::clone(&self.context);
+                self.requests.spawn(async move {
+                    context.farewell().await;
+                    let _ = context.tell_manager(P::ShutDown(reply));
+                });
             }
             M::Shutdown => self.myself.stop(None),
             M::Internal(Internal(Note::Start(part))) => self.restart(part).await?,
@@ -461,28 +500,28 @@ impl RootState {
                 let arguments = AcceptArguments { context, endpoint, pulse: pulse_too };
                 ractor::Actor::spawn_linked(None, Accept, arguments, supervisor).await?.0.get_cell()
             }
+            Part::Discovery => {
+                let arguments = DiscoveryArguments { context, pulse: pulse_too };
+                let spawned = ractor::Actor::spawn_linked(None, Discovery, arguments, supervisor);
+                spawned.await?.0.get_cell()
+            }
         };
-        self.parts.push(Running { part, cell, pulse, is_lost: false });
+        self.parts.push(Running { part, cell, pulse, lost: Lost::default() });
         Ok(())
     }
 
     /// Asks the parts whether they are well, and kills those that have not said so for long. Their end, as any other, comes by its event.
     fn watch(&mut self) -> Result<(), ActorProcessingErr> {
-        for Running { part, cell, pulse, is_lost } in &mut self.parts {
-            if *is_lost {
-                // It blocks its thread, and nothing can end that.
-                return Err(format!("{} hangs and cannot be killed", part.name()).into());
-            }
+        for Running { part, cell, pulse, lost } in &mut self.parts {
             if !pulse.ask() {
-                warn!(actor = part.name(), "a part of the node is silent and is killed");
-                *is_lost = true;
-                cell.kill();
+                lost.kill(cell, part.name())?;
                 continue;
             }
             // A part that is gone already tells so by its supervision event.
             let _ = match part {
                 Part::PeerManager => cell.send_message(PeerManagerMessage::Pulse).is_ok(),
                 Part::Accept => cell.send_message(AcceptMessage::Pulse).is_ok(),
+                Part::Discovery => cell.send_message(DiscoveryMessage::Pulse).is_ok(),
             };
         }
         self.watch_later();
@@ -505,7 +544,7 @@ impl RootState {
         else {
             return Ok(());
         };
-        let Running { part, is_lost, .. } = self.parts.swap_remove(place);
+        let Running { part, lost, .. } = self.parts.swap_remove(place);
         let cause = match end {
             // The next one would find the same.
             ChildEnd::Failed(error) if error.is::<EndpointLost>() => return Err(error),
@@ -514,7 +553,7 @@ impl RootState {
                 drop(state);
                 "it stopped while the node was running".to_owned()
             }
-            ChildEnd::Killed if is_lost => {
+            ChildEnd::Killed if lost.is_so() => {
                 let cause = format!("it was silent for {:?}", self.context.limits.unresponsive);
                 if self.silences.fail(Instant::now()) == Verdict::Exceeded {
                     return Err(format!("{}: {cause}, again and again", part.name()).into());
@@ -529,8 +568,10 @@ impl RootState {
 
     fn failed(&mut self, part: Part, cause: String) -> Result<(), ActorProcessingErr> {
         warn!(actor = part.name(), %cause, "a part of the node failed");
-        if part == Part::PeerManager {
-            self.context.lose_manager();
+        match part {
+            Part::PeerManager => self.context.lose_manager(),
+            Part::Discovery => self.context.set_discovery(None),
+            Part::Accept => {}
         }
         let child = part.name();
         let delay = self.restarts.fail(Instant::now(), child, &cause)?;
@@ -572,6 +613,9 @@ impl RootState {
                     }
                 }
             }
+            Victim::Discovery => {
+                let _ = self.context.tell_discovery(DiscoveryMessage::Crash(crash));
+            }
         }
         Ok(())
     }
@@ -580,13 +624,14 @@ impl RootState {
     async fn shut_down(&mut self) {
         info!("node is shutting down");
         self.context.start_draining();
+        self.context.farewell().await;
         let (reply, drained) = ractor::concurrency::oneshot();
         if self.context.tell_manager(PeerManagerMessage::ShutDown(reply.into())).is_ok() {
             // Late or answered, the parts are stopped next.
             let _ = tokio::time::timeout(self.context.limits.shutdown_deadline, drained).await;
         }
         self.requests.shutdown().await;
-        for part in [Part::Accept, Part::PeerManager] {
+        for part in [Part::Discovery, Part::Accept, Part::PeerManager] {
             for Running { cell, .. } in self.parts.iter().filter(|running| running.part == part) {
                 cell.stop(None);
                 let stopped = tokio::time::timeout(PART_STOP, cell.wait(None)).await;
@@ -599,7 +644,9 @@ impl RootState {
         // Whoever still asks waits for the node's end instead of trying again and again.
         self.context.lose_manager();
         let endpoint = &self.endpoint.endpoint;
-        let _ = tokio::time::timeout(ENDPOINT_CLOSE, endpoint.close()).await;
+        let closing = tokio::time::timeout(ENDPOINT_CLOSE, endpoint.close());
+        let _ =
+            tokio::join!(closing, tokio::time::timeout(STORE_CLOSE, self.context.close_store()));
         self.context.end(Terminal::Shutdown);
     }
 }
@@ -618,16 +665,25 @@ impl Context {
         )
     }
 
+    /// Takes one of the library's own protocols into service, in the place of what served it before.
+    pub(crate) fn serve_own(&self, protocol: ProtocolName, service: Service) {
+        let counters = self.counters.protocol(&protocol, self.limits.protocols);
+        self.services.replace_own(protocol, service, counters);
+    }
+
     /// Bans a peer, now or as soon as the PeerManager is back.
     pub(crate) fn ban(&self, peer: EndpointId, duration: Duration) {
         let now = Instant::now();
         let duration = duration.min(kinfolk_core::limits::LONGEST);
         let until = now.checked_add(duration).unwrap_or(now);
         self.note_ban(peer, until);
+        if let Some(keep) = &self.keep {
+            keep.forget(&peer);
+        }
         let _ = self.tell_manager(PeerManagerMessage::Ban { peer, until });
     }
 
-    /// Keeps a ban. Where there are as many as the limits allow, the one that ends soonest makes room.
+    /// Keeps a ban, and lets the catalog forget the peer. Where there are as many as the limits allow, the one that ends soonest makes room.
     pub(crate) fn note_ban(&self, peer: EndpointId, until: Instant) {
         let now = Instant::now();
         let displaced = {
@@ -642,6 +698,7 @@ impl Context {
             bans.insert(peer, until);
             displaced
         };
+        self.note(catalog::Input::Forget(peer));
         if let Some(displaced) = displaced {
             let _ = self.tell_manager(PeerManagerMessage::Unban(displaced));
         }
@@ -667,14 +724,18 @@ impl Context {
 
     /// Removes addresses that the app gave, these or all.
     pub(crate) fn unconfigure(&self, peer: &EndpointId, addresses: Option<&EndpointAddr>) -> usize {
-        let book = &mut lock(&self.retained).book;
-        match addresses {
-            None => book.unconfigure(peer, None),
-            Some(addresses) => addresses
-                .addrs
-                .iter()
-                .map(|address| book.unconfigure(peer, Some(address)))
-                .fold(0, usize::saturating_add),
-        }
+        let removed = {
+            let book = &mut lock(&self.retained).book;
+            match addresses {
+                None => book.unconfigure(peer, None),
+                Some(addresses) => addresses
+                    .addrs
+                    .iter()
+                    .map(|address| book.unconfigure(peer, Some(address)))
+                    .fold(0, usize::saturating_add),
+            }
+        };
+        self.note_configured(*peer);
+        removed
     }
 }

@@ -1,7 +1,7 @@
 //! Where the node can be reached: keeps what it publishes of that in step with what iroh finds out.
 //!
-//! It tells the PeerManager that there is a new address, as whom the node could not reach from elsewhere it may reach from here; how often
-//! that counts is for [`News`] to decide. It tells nobody that an address is gone, and never dials.
+//! It tells the PeerManager and Discovery that there is a new address, as whom the node could not reach from elsewhere it may reach from
+//! here; how often that counts is for [`News`] to decide. Any change is a reason for a new record. It never dials.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,6 +11,7 @@ use kinfolk_core::news::News;
 use n0_watcher::Watcher as _;
 
 use crate::context::Context;
+use crate::discovery::manager::DiscoveryMessage;
 use crate::peers::manager::PeerManagerMessage;
 
 /// Runs until the endpoint is gone, which it does not keep.
@@ -32,10 +33,14 @@ pub(crate) async fn follow_address(endpoint: Endpoint, context: Arc<Context>) {
                 if !address.addrs.is_subset(&before.addrs) {
                     news.learn(Instant::now());
                 }
+                if address != before {
+                    context.renew_own();
+                }
             }
             () = is_due, if due.is_some() => {
                 if news.handle_timeout(Instant::now()) {
                     let _ = context.tell_manager(PeerManagerMessage::NetworkNews);
+                    let _ = context.tell_discovery(DiscoveryMessage::NetworkNews);
                 }
             }
         }

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use iroh::{EndpointAddr, EndpointId};
+use kinfolk_core::catalog::{Entry, Snapshot};
 use kinfolk_core::id::ProtocolName;
 use kinfolk_core::peer_link::Why;
 use kinfolk_core::peer_table::PeerSummary;
-use kinfolk_core::record::Reach;
+use kinfolk_core::record::{Reach, Topic};
+use kinfolk_core::secret_topic::SecretTopic;
 use kinfolk_core::ticket::{TICKET_ADDRESSES_MAX, Ticket, TicketError};
 use kinfolk_core::wire::StreamMode;
 use ractor::ActorRef;
@@ -18,7 +20,11 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, watch};
 
 use crate::context::Context;
-use crate::error::{AddressError, CallError, NodeClosed, OpenError, ServeError};
+use crate::discovery::exchange::{ExchangeError, ExchangeReport};
+use crate::discovery::find::Find;
+use crate::error::{
+    AddressError, CallError, NodeClosed, OpenError, SecretTopicError, ServeError, TopicError,
+};
 use crate::events::NodeEvent;
 use crate::metrics::Metrics;
 use crate::monitor::PeerStatus;
@@ -266,6 +272,68 @@ impl Node {
         Ok(self.context.unconfigure(&peer, addresses))
     }
 
+    /// Takes part in a topic, which everybody in the network can see. Joining it twice is joining it once. It waits for nothing: others
+    /// learn of it as news spreads.
+    ///
+    /// # Errors
+    ///
+    /// If the node's record has no room for one more.
+    pub fn join_topic(&self, topic: Topic) -> Result<(), TopicError> {
+        self.alive()?;
+        self.context.join_topic(topic)
+    }
+
+    /// Takes part in a topic no more, and says whether it did.
+    pub fn leave_topic(&self, topic: &Topic) -> Result<bool, NodeClosed> {
+        self.alive()?;
+        Ok(self.context.leave_topic(topic))
+    }
+
+    /// All that the node knows of others at this moment. It costs next to nothing, and never changes.
+    pub fn catalog(&self) -> Snapshot {
+        self.context.records.snapshot()
+    }
+
+    /// Looks for peers of which this is true: those that are known, and from then on those that come, change or go.
+    pub fn find(&self, wanted: impl Fn(&Entry) -> bool + Send + Sync + 'static) -> Find {
+        Find::new(&self.context, Box::new(wanted))
+    }
+
+    /// Looks for the peers that take part in a topic.
+    pub fn find_topic(&self, topic: Topic) -> Find {
+        self.find(move |entry| entry.record().topics().any(|named| named == topic))
+    }
+
+    /// Takes part in a secret topic. It is in no record: a peer learns of it only in an exchange, and only if it takes part itself. What it
+    /// hides, and what not, says [`SecretTopic`].
+    ///
+    /// # Errors
+    ///
+    /// If the node takes part in as many as it may.
+    pub fn join_secret_topic(&self, topic: SecretTopic) -> Result<(), SecretTopicError> {
+        self.alive()?;
+        Ok(self.context.join_secret_topic(topic)?)
+    }
+
+    /// Takes part in a secret topic no more, and says whether it did.
+    pub fn leave_secret_topic(&self, topic: &SecretTopic) -> Result<bool, NodeClosed> {
+        self.alive()?;
+        Ok(self.context.leave_secret_topic(topic))
+    }
+
+    /// Looks for the peers that take part in a secret topic, as this node has to do itself. A peer is found once the two have exchanged.
+    pub fn find_secret_topic(&self, topic: SecretTopic) -> Find {
+        let context = Arc::clone(&self.context);
+        self.find(move |entry| context.records.shares(&entry.id(), &topic))
+    }
+
+    /// Exchanges catalogs with a peer now, and says what came of it. An exchange with it that the node has opened already is waited for
+    /// instead. Cancel safe; the exchange goes on.
+    pub async fn sync_with(&self, peer: impl Into<Peer>) -> Result<ExchangeReport, ExchangeError> {
+        let peer = peer.into().configure(&self.context).map_err(ExchangeError::Open)?;
+        self.context.sync_with(peer).await
+    }
+
     /// Ends everything that waits for a peer, its holds included, as `Cancelled`, and drains its session. It waits for nothing.
     pub async fn disconnect(&self, peer: EndpointId) -> Result<(), NodeClosed> {
         self.context.release(&peer);
@@ -289,10 +357,11 @@ impl Node {
         Ok(())
     }
 
-    /// Takes no new work, lets streams finish within the drain deadline, and returns when no session is left. The node stays up and
-    /// can be asked; shut it down next. Cancel safe; the draining goes on.
+    /// Tells the network that it leaves, takes no new work, lets streams finish within the drain deadline, and returns when no session is
+    /// left. The node stays up and can be asked; shut it down next. Cancel safe; the draining goes on.
     pub async fn drain(&self) -> Result<(), NodeClosed> {
         self.context.start_draining();
+        self.context.farewell().await;
         self.context.ask_manager(PeerManagerMessage::ShutDown).await
     }
 

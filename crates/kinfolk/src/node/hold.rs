@@ -8,7 +8,6 @@ use tokio::sync::watch;
 
 use crate::context::{Context, Held};
 use crate::peers::manager::PeerManagerMessage;
-use crate::supervision::lock;
 
 /// Keeps a peer connected: it is dialled, and dialled again whenever the session is lost, until this is dropped.
 ///
@@ -30,7 +29,7 @@ impl Hold {
         let sender = Arc::new(watch::Sender::new(None));
         let ended = sender.subscribe();
         let held = Held { peer, ended: sender };
-        lock(&context.retained).holds.insert(id, held);
+        context.add_hold(id, held);
         if context.ended().is_some() {
             context.end_holds();
         } else {
@@ -60,7 +59,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if lock(&self.context.retained).holds.remove(&self.id).is_some() {
+        if self.context.take_hold(self.id).is_some() {
             self.context.counters.outcome(&Outcome::Cancelled);
             // A manager that is away finds nothing of it when it is back.
             let _ = self.context.tell_manager(PeerManagerMessage::Cancel(self.id));

@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use iroh::EndpointId;
 use iroh::endpoint::{Connection, ConnectionError, VarInt};
+use iroh::{EndpointId, TransportAddr};
 use kinfolk_core::code::Code;
 use kinfolk_core::id::LinkId;
 use kinfolk_core::intent::StreamLoss;
 use kinfolk_core::peer_link::{Direction, Linger};
+use kinfolk_core::record::Reach;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::supervision::{Latch, lock};
@@ -146,6 +147,22 @@ impl Link {
         };
         leases.held = leases.held.saturating_add(1);
         Ok(Lease { link: Arc::clone(self), places: Some(Arc::new(places)) })
+    }
+
+    /// How far away the peer is, by the path in use; if there is none at the moment, as far as can be.
+    pub(crate) fn reach(&self) -> Reach {
+        self.address().map_or(Reach::World, |address| match address {
+            // What a relay's own address says is about the relay.
+            TransportAddr::Relay(_) => Reach::World,
+            address => Reach::of(&address),
+        })
+    }
+
+    /// Where the peer is, by the path in use.
+    pub(crate) fn address(&self) -> Option<TransportAddr> {
+        let paths = self.connection.paths();
+        let selected = paths.iter().find(|path| path.is_selected());
+        selected.map(|path| path.remote_addr().clone())
     }
 
     /// Gives out no more leases; returns how many streams of the peer were taken.

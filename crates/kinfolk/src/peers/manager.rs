@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use iroh::{Endpoint, EndpointId};
 use kinfolk_core::address_book::AttemptFailure;
+use kinfolk_core::catalog;
 use kinfolk_core::code::Code;
 use kinfolk_core::id::{Incarnation, LinkId};
 use kinfolk_core::intent::{Intent, IntentId, Outcome, Priority, Want};
 use kinfolk_core::peer_link::{
-    DialFailure, Direction, Incoming, Input, LinkEnd, Output, PeerEvent, Why,
+    DialFailure, Direction, Incoming, Input, Linger, LinkEnd, Output, PeerEvent, Why,
 };
 use kinfolk_core::peer_table::{PeerSummary, PeerTable};
 use ractor::{ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
@@ -24,6 +25,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info};
 
+use crate::clock::clock;
 use crate::context::{Context, Mailbox};
 use crate::events::NodeEvent;
 #[cfg(feature = "fault-injection")]
@@ -32,7 +34,6 @@ use crate::fault::here;
 use crate::local_only::local_only;
 use crate::metrics::{Family, Metrics};
 use crate::monitor::PeerStatus;
-use crate::peers::clock::clock;
 use crate::peers::link::Link;
 use crate::peers::session::{
     Arrived, Session, SessionArguments, SessionFailure, SessionMessage, SessionState, Start,
@@ -44,6 +45,10 @@ const SESSION_START: Duration = Duration::from_secs(1);
 
 /// How long a stopping manager waits for its sessions; closing is local work.
 const SESSION_STOP: Duration = Duration::from_secs(1);
+
+/// How long a link lingers that was dialled for an errand of the node's own and for nothing else. Neighbours of announcements are made of
+/// such links, and an app may want a peer that it has just heard of: each comes within moments (a guess).
+pub(crate) const ERRAND_LINGER: Duration = Duration::from_secs(5);
 
 /// The actor.
 pub(crate) struct PeerManager;
@@ -75,6 +80,10 @@ pub(crate) enum PeerManagerMessage {
     Hold(IntentId),
     /// The app gave a new address of a peer.
     AddressNews(EndpointId),
+    /// Records came with new addresses; of whom is kept beside the catalog.
+    RecordNews,
+    /// A link was dialled for an errand of the node's own that is over: it closes unless it was used since.
+    ErrandOver(Arc<Link>),
     /// The node itself has a new address.
     NetworkNews,
     /// An incoming connection said hello. The permit is its place in this mailbox.
@@ -163,12 +172,13 @@ impl PeerManager {
         let task = here!(context, Point::ManagerClock);
         let depth = Arc::new(AtomicUsize::new(0));
         // A restarted manager knows none of the old links: to its peers it is a restarted node.
-        let incarnation = Incarnation::new(rand::random());
+        let incarnation = context.draw_incarnation();
         let table = PeerTable::new(context.id, incarnation, &context.limits, rand::random());
         let alarm = watch::Sender::new(None);
         let ticked = Arc::new(Notify::new());
         let (ticked_too, pulse_too) = (Arc::clone(&ticked), Arc::clone(&pulse));
-        let ticking = clock(alarm.subscribe(), ticked_too, pulse_too, myself.clone());
+        let tick = || PeerManagerMessage::Tick;
+        let ticking = clock(alarm.subscribe(), ticked_too, pulse_too, myself.clone(), tick);
         let clock = OwnedTask::spawn(&myself, task, ticking, PeerManagerMessage::TaskPanicked);
         // From here on it is told what the app does; what the app did before, it recalls. Nothing falls in between.
         context.set_manager(Some(Mailbox { actor: myself.clone(), depth: Arc::clone(&depth) }));
@@ -262,6 +272,18 @@ impl PeerManagerState {
             }
             M::Hold(id) => self.hold(id).await,
             M::AddressNews(peer) => self.input(peer, Input::AddressNews).await,
+            M::RecordNews => self.record_news().await,
+            M::ErrandOver(link) => {
+                // What the app holds is not its errand alone any more.
+                let is_needed = self.context.is_held(&link.peer);
+                if self.table.live(&link.peer) == Some(link.id)
+                    && !is_needed
+                    && link.close_if_idle(Instant::now(), ERRAND_LINGER) == Linger::Closed
+                {
+                    let input = Input::Lingered { link: link.id, linger: Linger::Closed };
+                    self.input(link.peer, input).await;
+                }
+            }
             M::NetworkNews => {
                 self.table.network_news(Instant::now(), &mut self.outputs);
                 self.carry_out().await;
@@ -303,9 +325,9 @@ impl PeerManagerState {
             }
             M::Metrics(reply) => {
                 let totals = self.table.totals(Instant::now());
-                let _ = reply.send(
-                    self.context.counters.snapshot(&totals, self.depth.load(Ordering::Relaxed)),
-                );
+                let depth = self.depth.load(Ordering::Relaxed);
+                let discovery = self.context.discovery_metrics();
+                let _ = reply.send(self.context.counters.snapshot(&totals, depth, discovery));
             }
             M::Monitor(peer, reply) => {
                 let live = self.table.live(&peer).and_then(|id| self.sessions.get(&id));
@@ -345,6 +367,19 @@ impl PeerManagerState {
         for id in holds {
             self.hold(id).await;
         }
+        // What came while there was no manager: it is told of the first only.
+        self.record_news().await;
+    }
+
+    /// Lets dials that wait know of the addresses that records brought.
+    async fn record_news(&mut self) {
+        for peer in self.context.records.moved.take() {
+            // They were the ids of records: they are valid.
+            if let Ok(peer) = EndpointId::from_bytes(&peer) {
+                self.table.handle(Instant::now(), peer, Input::AddressNews, &mut self.outputs);
+            }
+        }
+        self.carry_out().await;
     }
 
     async fn hold(&mut self, id: IntentId) {
@@ -597,8 +632,7 @@ impl PeerManagerState {
             let _ = reply.send(Grant::Ended(outcome, cause));
             return;
         }
-        let held = lock(&self.context.retained).holds.remove(&id);
-        if let Some(held) = held {
+        if let Some(held) = self.context.take_hold(id) {
             held.ended.send_replace(Some(outcome));
             self.context.counters.outcome(&outcome);
         }
@@ -618,10 +652,12 @@ impl PeerManagerState {
                 context.counters.sessions_established.fetch_add(1, Ordering::Relaxed);
                 context.monitors.note(&peer, PeerStatus::Up { link, direction });
                 self.learn_address(peer, link, direction);
+                self.context.note_up(peer, direction);
                 self.context.emit(NodeEvent::SessionEstablished { peer, link, direction });
             }
             PeerEvent::Down(link, reason) => {
                 info!(peer = %peer.fmt_short(), %link, ?reason, "session down");
+                context.note(catalog::Input::Disconnected(peer));
                 context.monitors.note(&peer, PeerStatus::Down { reason: Some(reason) });
                 context.emit(NodeEvent::SessionDown { peer, link, reason });
             }
@@ -632,6 +668,7 @@ impl PeerManagerState {
                 let mut retained = lock(&context.retained);
                 retained.book.attempted(Instant::now(), &peer, Err(failure));
                 drop(retained);
+                context.note_dial_failed(peer, end);
                 context.emit(NodeEvent::DialFailed { peer, end, retry_in });
             }
             PeerEvent::Refused(_, code) => {

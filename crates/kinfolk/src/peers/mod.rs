@@ -1,6 +1,5 @@
 //! Connections to other machines: who is connected is decided by the manager, carried by sessions.
 
-pub(crate) mod clock;
 pub(crate) mod control;
 pub(crate) mod directory;
 pub(crate) mod link;

@@ -44,6 +44,13 @@ impl Served {
         if service.admits.as_ref().is_some_and(|admits| !admits(&self.peer)) {
             return Err(Code::NotAllowed);
         }
+        if let Some(admits) = &service.admits_record {
+            let known = self.context.records.snapshot();
+            let entry = known.get(&self.peer).ok_or(Code::UnknownPeer)?;
+            if !admits(entry.record()) {
+                return Err(Code::NotAllowed);
+            }
+        }
         if service.is_away() {
             return Err(Code::Busy);
         }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::TryFutureExt;
 use iroh::{EndpointAddr, EndpointId};
 use kinfolk_core::code::Code;
-use kinfolk_core::id::ProtocolName;
+use kinfolk_core::id::{NetworkId, ProtocolName};
 use kinfolk_core::intent::{
     Failure, Intent, IntentId, Next, Outcome, Priority, Progress, StreamLoss, Want, after_loss,
 };
@@ -39,23 +39,26 @@ const RESERVED: usize = 64 * 1024;
 pub struct Peer {
     id: EndpointId,
     address: Option<EndpointAddr>,
+    /// The network that a ticket names.
+    network: Option<NetworkId>,
 }
 
 impl From<EndpointId> for Peer {
     fn from(id: EndpointId) -> Self {
-        Self { id, address: None }
+        Self { id, address: None, network: None }
     }
 }
 
 impl From<&EndpointId> for Peer {
     fn from(id: &EndpointId) -> Self {
-        Self { id: *id, address: None }
+        Self { id: *id, address: None, network: None }
     }
 }
 
 impl From<EndpointAddr> for Peer {
     fn from(address: EndpointAddr) -> Self {
-        Self { id: address.id, address: (!address.is_empty()).then_some(address) }
+        let id = address.id;
+        Self { id, address: (!address.is_empty()).then_some(address), network: None }
     }
 }
 
@@ -63,7 +66,8 @@ impl From<EndpointAddr> for Peer {
 /// and [`Ticket::network`] tells before.
 impl From<Ticket> for Peer {
     fn from(ticket: Ticket) -> Self {
-        Self::from(EndpointAddr::from(ticket))
+        let network = Some(ticket.network());
+        Self { network, ..Self::from(EndpointAddr::from(ticket)) }
     }
 }
 
@@ -77,6 +81,16 @@ impl Peer {
     /// The peer's key.
     pub fn id(&self) -> EndpointId {
         self.id
+    }
+
+    /// The addresses that came along.
+    pub(crate) fn address(&self) -> Option<&EndpointAddr> {
+        self.address.as_ref()
+    }
+
+    /// Whether it is known to be of another network.
+    pub(crate) fn is_foreign(&self, network: NetworkId) -> bool {
+        self.network.is_some_and(|named| named != network)
     }
 
     /// Remembers the addresses, if any came along.
@@ -96,6 +110,8 @@ pub struct Options {
     deadline: Option<Duration>,
     priority: Priority,
     idempotent: bool,
+    /// It is for the node's own ends.
+    is_errand: bool,
 }
 
 impl Options {
@@ -116,6 +132,11 @@ impl Options {
         self
     }
 
+    /// For the node's own ends.
+    pub(crate) fn errand() -> Self {
+        Self { is_errand: true, ..Self::default() }
+    }
+
     /// Says that the peer may safely act on a call twice, so that it is asked again when the answer was lost.
     pub fn idempotent(mut self) -> Self {
         self.idempotent = true;
@@ -132,6 +153,7 @@ pub(crate) async fn open(
     options: Options,
 ) -> Result<(SendStream, RecvStream), OpenError> {
     let mut ask = Ask::new(context, peer.id, &options);
+    ask.is_own = protocol.is_reserved();
     let result = async {
         peer.configure(context)?;
         ask.open(&protocol, mode).await
@@ -181,9 +203,14 @@ struct Ask<'a> {
     deadline: Instant,
     priority: Priority,
     idempotent: bool,
+    is_errand: bool,
     only_live: bool,
     /// Whether the machine has it.
     waiting: bool,
+    /// Whether the peer was told who this node is.
+    introduced: bool,
+    /// Whether the node asks for itself: outcomes are counted for the app's asks alone.
+    is_own: bool,
     ended: bool,
 }
 
@@ -206,16 +233,24 @@ impl<'a> Ask<'a> {
             deadline: now.checked_add(within).unwrap_or(now),
             priority: options.priority,
             idempotent: options.idempotent,
+            is_errand: options.is_errand,
             only_live: false,
             waiting: false,
+            introduced: false,
+            is_own: false,
             ended: false,
         }
     }
 
     fn end<T>(&mut self, result: &Result<T, OpenError>) {
         self.ended = true;
-        let outcome = result.as_ref().err().map_or(Outcome::Done, OpenError::outcome);
-        self.context.counters.outcome(&outcome);
+        self.count(&result.as_ref().err().map_or(Outcome::Done, OpenError::outcome));
+    }
+
+    fn count(&self, outcome: &Outcome) {
+        if !self.is_own {
+            self.context.counters.outcome(outcome);
+        }
     }
 
     async fn open(
@@ -246,7 +281,7 @@ impl<'a> Ask<'a> {
                     counters.opened.fetch_add(1, Ordering::Relaxed);
                     return Ok(streams);
                 }
-                Err(loss) => last = Some(self.again(loss)?),
+                Err(loss) => last = self.retry(loss, protocol).await?,
             }
         }
     }
@@ -283,7 +318,7 @@ impl<'a> Ask<'a> {
             };
             match self.within(self.deadline, attempt).await? {
                 Ok(response) => return Ok(response),
-                Err(loss) => last = Some(self.again(loss)?),
+                Err(loss) => last = self.retry(loss, protocol).await?,
             }
         }
     }
@@ -353,12 +388,28 @@ impl<'a> Ask<'a> {
         }
     }
 
-    /// Lets the machine find a link.
+    /// Lets the machine find a link; a peer that nobody knows yet, or not any more, is waited for.
     async fn grant(&mut self) -> Result<Arc<Link>, OpenError> {
+        loop {
+            if !self.is_errand && self.context.may_be_found(&self.peer) {
+                // Past the deadline it is as if the peer were known to nobody.
+                let found = self.within(self.deadline, self.context.found(&self.peer)).await;
+                let failed = OpenError::Failed { failure: Failure::NoAddress, cause: None };
+                found.map_err(|_| failed)?;
+            }
+            match self.ask().await {
+                Err(OpenError::Failed { failure: Failure::NoAddress, .. })
+                    if !self.is_errand && self.context.may_be_found(&self.peer) => {}
+                granted => return granted,
+            }
+        }
+    }
+
+    async fn ask(&mut self) -> Result<Arc<Link>, OpenError> {
         let (reply, grant) = oneshot::channel();
         let intent = Intent {
             id: self.id,
-            want: Want::Stream,
+            want: if self.is_errand { Want::Errand } else { Want::Stream },
             priority: self.priority,
             deadline: Some(self.deadline),
         };
@@ -387,6 +438,30 @@ impl<'a> Ask<'a> {
         }
     }
 
+    /// What to wait out before asking again, if anything, or the outcome. A peer that does not know this node is told of it, once.
+    async fn retry(
+        &mut self,
+        lost: Lost,
+        protocol: &ProtocolName,
+    ) -> Result<Option<Arc<Link>>, OpenError> {
+        let error = match self.again(lost) {
+            Ok(link) => return Ok(Some(link)),
+            Err(error) => error,
+        };
+        let is_unknown = error == OpenError::Refused(Code::UnknownPeer);
+        // The exchange itself goes without, whatever a peer says to it.
+        if !is_unknown || self.introduced || self.only_live || protocol.is_reserved() {
+            return Err(error);
+        }
+        self.introduced = true;
+        // In a box, as an exchange opens a stream itself.
+        let exchange = Box::pin(self.context.sync_with(self.peer));
+        match self.within(self.deadline, exchange).await? {
+            Ok(_) => Ok(None),
+            Err(_) => Err(error),
+        }
+    }
+
     /// The link to wait out before asking again, or the outcome.
     fn again(&self, lost: Lost) -> Result<Arc<Link>, OpenError> {
         match after_loss(lost.progress, self.idempotent, lost.loss) {
@@ -407,7 +482,7 @@ impl Drop for Ask<'_> {
             let _ = self.context.tell_manager(PeerManagerMessage::Cancel(self.id));
         }
         if !self.ended {
-            self.context.counters.outcome(&Outcome::Cancelled);
+            self.count(&Outcome::Cancelled);
         }
     }
 }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use iroh::EndpointId;
 use kinfolk_core::code::Code;
 use kinfolk_core::id::ProtocolName;
+use kinfolk_core::record::Record;
 use kinfolk_core::wire::header::StreamMode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -27,6 +28,7 @@ type StreamHandler = dyn Fn(Incoming) -> BoxFuture<Result<(), HandlerError>> + S
 type CallHandler =
     dyn Fn(EndpointId, Bytes) -> BoxFuture<Result<Vec<u8>, HandlerError>> + Send + Sync;
 type Admits = dyn Fn(&EndpointId) -> bool + Send + Sync;
+type AdmitsRecord = dyn Fn(&Record) -> bool + Send + Sync;
 
 /// A stream that a peer opened and this node has accepted.
 #[derive(Debug)]
@@ -61,6 +63,7 @@ pub struct Service {
     pub(crate) handler: Handler,
     pub(crate) concurrency: Option<usize>,
     pub(crate) admits: Option<Box<Admits>>,
+    pub(crate) admits_record: Option<Box<AdmitsRecord>>,
 }
 
 pub(crate) enum Handler {
@@ -150,7 +153,7 @@ impl Service {
     }
 
     fn new(handler: Handler) -> Self {
-        Self { handler, concurrency: None, admits: None }
+        Self { handler, concurrency: None, admits: None, admits_record: None }
     }
 
     /// How many streams are served at once; more are refused as busy. The default is
@@ -165,6 +168,18 @@ impl Service {
     #[must_use]
     pub fn admit(mut self, admits: impl Fn(&EndpointId) -> bool + Send + Sync + 'static) -> Self {
         self.admits = Some(Box::new(admits));
+        self
+    }
+
+    /// Serves only peers whose record is known and for which the function is true; others are refused as not allowed. A peer whose record is
+    /// not known is refused as unknown, upon which its node exchanges catalogs with this one and asks once more. It runs for each
+    /// stream and must not block.
+    #[must_use]
+    pub fn admit_record(
+        mut self,
+        admits: impl Fn(&Record) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.admits_record = Some(Box::new(admits));
         self
     }
 }
@@ -214,6 +229,31 @@ impl Services {
         if protocol.is_reserved() {
             return Err(ServeError::Reserved(protocol));
         }
+        self.register(protocol, service, default_concurrency, max, counters)
+    }
+
+    /// Takes one of the library's own protocols into service, in the place of what an actor that is gone served.
+    pub(crate) fn replace_own(
+        &self,
+        protocol: ProtocolName,
+        service: Service,
+        counters: Arc<ProtocolCounters>,
+    ) {
+        let places = service.concurrency.unwrap_or(1).min(Semaphore::MAX_PERMITS);
+        let places = Arc::new(Semaphore::new(places));
+        let registered = Arc::new(Registered { service, places, counters });
+        let replaced = write(&self.0).insert(protocol, registered);
+        drop(replaced);
+    }
+
+    fn register(
+        &self,
+        protocol: ProtocolName,
+        service: Service,
+        default_concurrency: usize,
+        max: usize,
+        counters: Arc<ProtocolCounters>,
+    ) -> Result<(), ServeError> {
         let places = service.concurrency.unwrap_or(default_concurrency);
         if places == 0 {
             return Err(ServeError::ZeroConcurrency);
@@ -222,7 +262,8 @@ impl Services {
         if services.contains_key(&protocol) {
             return Err(ServeError::AlreadyServed(protocol));
         }
-        if services.len() >= max {
+        let of_the_app = services.keys().filter(|name| !name.is_reserved()).count();
+        if of_the_app >= max {
             return Err(ServeError::TooMany(max));
         }
         let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));

@@ -347,6 +347,11 @@ impl RecvStream {
         &self.link
     }
 
+    /// The stream's number on its connection, the same on both sides.
+    pub(crate) fn index(&self) -> u64 {
+        self.inner.id().index()
+    }
+
     /// Notices the end of the stream if it is here already, so that a drop need not tell the peer to stop.
     pub(crate) fn notice_end(&mut self) {
         let mut byte = [0];

@@ -1,4 +1,4 @@
-//! The PeerManager's clock: turns the next timeout of its table into a message. It decides nothing about time.
+//! An actor's clock: turns the next timeout of its machine into a message. It decides nothing about time.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -6,15 +6,16 @@ use std::time::Instant;
 use ractor::ActorRef;
 use tokio::sync::{Notify, watch};
 
-use crate::peers::manager::PeerManagerMessage;
 use crate::supervision::Pulse;
 
-/// Wakes the manager when its table's next timeout is due, with one message at a time in its mailbox.
-pub(crate) async fn clock(
+/// Wakes the actor when what its machine waits for is due, with one message at a time in its mailbox: the actor says by `ticked` that it has
+/// handled it and that the alarm is set anew. Beside that, it answers for the actor's pulse.
+pub(crate) async fn clock<M: ractor::Message>(
     mut alarm: watch::Receiver<Option<Instant>>,
     ticked: Arc<Notify>,
     pulse: Arc<Pulse>,
-    manager: ActorRef<PeerManagerMessage>,
+    actor: ActorRef<M>,
+    tick: fn() -> M,
 ) {
     loop {
         let due = *alarm.borrow_and_update();
@@ -26,10 +27,9 @@ pub(crate) async fn clock(
         };
         tokio::select! {
             () = time => {
-                if manager.send_message(PeerManagerMessage::Tick).is_err() {
+                if actor.send_message(tick()).is_err() {
                     return;
                 }
-                // The alarm is set anew by then.
                 ticked.notified().await;
             }
             changed = alarm.changed() => {

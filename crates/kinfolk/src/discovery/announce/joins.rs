@@ -1,0 +1,157 @@
+//! Whom to join, and when: how the overlay grows, mends and merges from what the catalog knows.
+//!
+//! An overlay that fell into parts does not merge by itself, and joining everybody again and again costs n² messages. So only the
+//! *difference* is joined: of the peers that were found since the last time, and not heard over the overlay itself, at most as
+//! many as a node has neighbours, two at a time. Beside that a node with too few neighbours asks one peer of the catalog, one without any asks three, and every
+//! node asks one now and then, so that parts merge which nobody noticed: the catalog may have known all peers throughout.
+//! Each pause is drawn anew, so that nodes do not ask in step. Peers that were missed a short while ago are not asked.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use iroh::EndpointId;
+use kinfolk_core::catalog::Snapshot;
+use kinfolk_core::liveness::Standing;
+use rand::rngs::ChaCha20Rng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{Rng, RngExt};
+
+use super::NEIGHBOURS;
+
+/// Below so many neighbours a node asks for more. A node has five in the mean, so this says that it lost some.
+const FEW: usize = 3;
+
+/// Peers of the difference that are asked at once.
+const AT_ONCE: usize = 2;
+/// Peers that a node without neighbours asks at once.
+const ALONE_AT_ONCE: usize = 3;
+
+/// Pauses before peers are asked, each drawn between half of it and the whole; all are guesses. The first two double
+/// while nobody is found.
+const ALONE: Duration = Duration::from_secs(2);
+const LOW: Duration = Duration::from_secs(10);
+const FOUND: Duration = Duration::from_secs(10);
+const NOW_AND_THEN: Duration = Duration::from_secs(300);
+/// The longest pause of a node without neighbours.
+const ALONE_LONGEST: Duration = Duration::from_secs(60);
+
+/// Places in the catalog that are looked at for somebody to ask, so that a catalog of peers that are all away costs little.
+const LOOKED_AT: usize = 64;
+
+/// Picks whom to join next.
+#[derive(Debug)]
+pub(super) struct Joins {
+    /// Of the peers found since the last pick, an even sample.
+    found: Vec<EndpointId>,
+    found_in_all: u64,
+    last: Instant,
+    /// Picks in a row after which there was no new neighbour.
+    futile: u32,
+    /// The drawn part of the next pause.
+    part: f64,
+    /// Nothing was picked yet, or nobody could be: whoever is found next is asked at once.
+    is_eager: bool,
+    /// Nobody could be picked, so that there is nothing to be eager about until somebody is found.
+    is_stuck: bool,
+}
+
+impl Joins {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            found: Vec::new(),
+            found_in_all: 0,
+            last: now,
+            futile: 0,
+            part: 1.0,
+            is_eager: true,
+            is_stuck: false,
+        }
+    }
+
+    /// A peer is in the catalog that was not, or is reachable that was not.
+    pub(super) fn found(&mut self, peer: EndpointId, rng: &mut ChaCha20Rng) {
+        self.futile = 0;
+        self.is_stuck = false;
+        if self.found.contains(&peer) {
+            return;
+        }
+        self.found_in_all = self.found_in_all.saturating_add(1);
+        if self.found.len() < NEIGHBOURS {
+            self.found.push(peer);
+        } else {
+            let place = usize::try_from(rng.random_range(0..self.found_in_all));
+            if let Some(kept) = place.ok().and_then(|place| self.found.get_mut(place)) {
+                *kept = peer;
+            }
+        }
+    }
+
+    /// Those found need not be asked that are in this part of the overlay.
+    pub(super) fn forget_found(&mut self, is_here: impl Fn(&EndpointId) -> bool) {
+        self.found.retain(|peer| !is_here(peer));
+    }
+
+    /// There is one neighbour more or less.
+    pub(super) fn changed(&mut self) {
+        self.futile = 0;
+    }
+
+    /// When to pick next.
+    pub(super) fn due_at(&self, neighbours: usize) -> Instant {
+        if self.is_eager && !self.is_stuck {
+            return self.last;
+        }
+        let doubled = |pause: Duration| {
+            pause.saturating_mul(1_u32.checked_shl(self.futile.min(16)).unwrap_or(u32::MAX))
+        };
+        let pause = match neighbours {
+            0 if self.is_stuck => ALONE_LONGEST,
+            0 => doubled(ALONE).min(ALONE_LONGEST),
+            _ if !self.found.is_empty() => FOUND,
+            few if few < FEW => doubled(LOW).min(NOW_AND_THEN),
+            _ => NOW_AND_THEN,
+        };
+        self.last.checked_add(pause.mul_f64(self.part)).unwrap_or(self.last)
+    }
+
+    /// Whom to ask now.
+    pub(super) fn pick(
+        &mut self,
+        now: Instant,
+        known: &Snapshot,
+        neighbours: &BTreeSet<EndpointId>,
+        rng: &mut ChaCha20Rng,
+    ) -> Vec<EndpointId> {
+        let may_be_asked = |peer: &EndpointId| {
+            let entry = known.get(peer);
+            !neighbours.contains(peer)
+                && entry.is_some_and(|entry| entry.liveness().standing(now) != Standing::Doubtful)
+        };
+        self.found.retain(may_be_asked);
+        self.found.shuffle(rng);
+        let count = match neighbours.len() {
+            0 => ALONE_AT_ONCE,
+            _ if !self.found.is_empty() => AT_ONCE,
+            _ => 1,
+        };
+        let mut picked = self.found.split_off(self.found.len().saturating_sub(count));
+        if picked.len() < count {
+            let mut place = [0; 32];
+            rng.fill_bytes(&mut place);
+            let somewhere = known.iter_from(&place).take(LOOKED_AT).map(|entry| entry.id());
+            let others = somewhere.filter(|peer| may_be_asked(peer) && !picked.contains(peer));
+            let others: Vec<_> = others.collect();
+            let missing = count.saturating_sub(picked.len());
+            picked.extend(others.sample(rng, missing));
+        }
+        self.is_stuck = neighbours.is_empty() && picked.is_empty();
+        self.is_eager = self.is_stuck;
+        if self.found.is_empty() {
+            self.found_in_all = 0;
+        }
+        self.last = now;
+        self.futile = self.futile.saturating_add(1);
+        self.part = rng.random_range(0.5..=1.0);
+        picked
+    }
+}

@@ -1,0 +1,302 @@
+//! The exchanges of Discovery: which run, who waits for each, and what becomes of those that peers open.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use iroh::EndpointId;
+use kinfolk_core::code::Code;
+use kinfolk_core::peer_link::Direction;
+use ractor::{ActorCell, ActorId, ActorRef};
+use tracing::debug;
+
+use super::{CHILD_START, DiscoveryMessage, DiscoveryState, LATE};
+use crate::discovery::exchange::{
+    Exchange, ExchangeArguments, ExchangeError, ExchangeMessage, ExchangeReply, ExchangeState,
+    Exchanged, Heard, Role,
+};
+use crate::discovery::walker::{Visited, WalkerMessage};
+use crate::error::OpenError;
+use crate::events::NodeEvent;
+#[cfg(feature = "fault-injection")]
+use crate::fault::Point;
+use crate::fault::here;
+use crate::metrics::Family;
+use crate::peers::link::Link;
+use crate::peers::manager::{ERRAND_LINGER, PeerManagerMessage};
+use crate::protocol::service::Incoming;
+use crate::supervision::{ChildEnd, Lost, OwnedTask, lock};
+
+/// Peers to start from that are asked at once; the walkers go to the others.
+const BOOTSTRAP_AT_ONCE: usize = 8;
+
+/// How long a peer may be silent in an exchange that it opened and keep its place when others want it: an answer takes a round trip and
+/// some milliseconds (a guess). So peers that say nothing cannot keep all others out for as long as they may be silent.
+const PLACE_KEPT: Duration = Duration::from_secs(2);
+
+/// An exchange under way.
+pub(super) struct Running {
+    pub(super) exchange: ActorCell,
+    /// When it has ended, or hangs.
+    pub(super) latest: Instant,
+    pub(super) lost: Lost,
+    pub(super) wanted: Wanted,
+    /// Of one that the peer has opened.
+    pub(super) place: Option<Place>,
+}
+
+/// What an exchange is, and who waits for it.
+pub(super) struct Wanted {
+    pub(super) peer: EndpointId,
+    pub(super) direction: Direction,
+    /// The walkers that visit the peer by it.
+    pub(super) walkers: Vec<ActorId>,
+    pub(super) waiting: Vec<ExchangeReply>,
+}
+
+/// One of the places for exchanges that peers open.
+pub(super) struct Place {
+    pub(super) actor: ActorRef<ExchangeMessage>,
+    pub(super) heard: Heard,
+    /// It is being stopped, since another one needs the place.
+    pub(super) is_displaced: bool,
+}
+
+impl DiscoveryState {
+    /// Asks the peers to start from, all at once: of several, one that is dead keeps nobody waiting for the others.
+    pub(super) async fn bootstrap(&mut self) {
+        let context = Arc::clone(&self.context);
+        for peer in context.bootstrap.iter().take(BOOTSTRAP_AT_ONCE) {
+            if self.under_way(*peer).is_none() {
+                self.start_exchange(*peer, Role::Initiator, None, None).await;
+            }
+        }
+    }
+
+    pub(super) async fn visit(&mut self, walker: ActorId, peer: EndpointId) {
+        if self.has_departed {
+            return;
+        }
+        if self.context.is_banned(&peer) {
+            if let Some(walker) = self.walkers.get(&walker) {
+                walker.tell(WalkerMessage::Visited(peer, Visited::Failed));
+            }
+            return;
+        }
+        match self.under_way(peer) {
+            Some(wanted) => wanted.walkers.push(walker),
+            None => self.start_exchange(peer, Role::Initiator, Some(walker), None).await,
+        }
+    }
+
+    /// The exchange with a peer that this node has opened.
+    pub(super) fn under_way(&mut self, peer: EndpointId) -> Option<&mut Wanted> {
+        let mut wanted = self.exchanges.values_mut().map(|running| &mut running.wanted);
+        wanted.find(|wanted| wanted.peer == peer && wanted.is_ours())
+    }
+
+    pub(super) async fn sync(&mut self, peer: EndpointId, reply: ExchangeReply) {
+        if self.has_departed {
+            let _ = reply.send(Err(ExchangeError::Open(OpenError::ShuttingDown)));
+            return;
+        }
+        if let Some(wanted) = self.under_way(peer) {
+            wanted.waiting.push(reply);
+            return;
+        }
+        let synced = self.exchanges.values().filter(|running| running.wanted.is_synced()).count();
+        if synced >= self.context.limits.exchanges_outbound {
+            let _ = reply.send(Err(ExchangeError::TooMany));
+            return;
+        }
+        self.start_exchange(peer, Role::Initiator, None, Some(reply)).await;
+    }
+
+    /// Answers an exchange that a peer has opened: one at a time, and not more often than is good for both.
+    pub(super) async fn answer(&mut self, mut stream: Incoming) {
+        let (peer, now) = (stream.peer, Instant::now());
+        let is_answered = self.answered().any(|(running, _)| running.wanted.peer == peer);
+        let surplus = self.surplus();
+        let kept = |(_, since)| now.saturating_duration_since(since) < PLACE_KEPT;
+        let may = !is_answered
+            && !surplus.is_some_and(kept)
+            && lock(&self.context.quota).start(now, peer);
+        if !may {
+            self.context.counters.count(Family::ExchangeEnded, "refused");
+            stream.send.reset(Code::Busy);
+            stream.recv.stop(Code::Busy);
+            return;
+        }
+        if let Some((actor, _)) = surplus {
+            self.displace(actor);
+        }
+        let role = Role::Responder(Box::new(stream), Heard::now());
+        self.start_exchange(peer, role, None, None).await;
+    }
+
+    /// The exchanges that take the places for peers.
+    pub(super) fn answered(&self) -> impl Iterator<Item = (&Running, &Place)> {
+        let places = self.exchanges.values().filter_map(|running| {
+            let place = running.place.as_ref()?;
+            Some((running, place))
+        });
+        places.filter(|(_, place)| !place.is_displaced)
+    }
+
+    /// The exchange that has to make room before another is answered, and since when its peer is silent: the longest, if all places are
+    /// taken.
+    pub(super) fn surplus(&self) -> Option<(ActorId, Instant)> {
+        let is_full = self.answered().count() >= self.context.limits.exchanges_inbound;
+        let silent = self.answered().map(|(_, place)| (place.actor.get_id(), place.heard.at()));
+        silent.min_by_key(|(_, since)| *since).filter(|_| is_full)
+    }
+
+    pub(super) fn displace(&mut self, actor: ActorId) {
+        let running = self.exchanges.get_mut(&actor);
+        if let Some(place) = running.and_then(|running| running.place.as_mut()) {
+            place.is_displaced = true;
+            place.actor.stop(None);
+        }
+    }
+
+    pub(super) async fn start_exchange(
+        &mut self,
+        peer: EndpointId,
+        role: Role,
+        walker: Option<ActorId>,
+        reply: Option<ExchangeReply>,
+    ) {
+        let direction = role.direction();
+        let heard = match &role {
+            Role::Initiator => None,
+            Role::Responder(_, heard) => Some(heard.clone()),
+        };
+        let arguments = ExchangeArguments { context: Arc::clone(&self.context), peer, role };
+        let supervisor = self.me.get_cell();
+        let starting = ractor::Actor::spawn_linked(None, Exchange, arguments, supervisor);
+        let started = tokio::time::timeout(CHILD_START, starting).await;
+        let (walkers, waiting) = (walker.into_iter().collect(), reply.into_iter().collect());
+        let wanted = Wanted { peer, direction, walkers, waiting };
+        match started {
+            Ok(Ok((actor, _))) => {
+                let place = heard.map(|heard| {
+                    let actor = actor.clone();
+                    Place { actor, heard, is_displaced: false }
+                });
+                self.context.emit(NodeEvent::ExchangeStarted { peer, direction });
+                let limits = &self.context.limits;
+                let longest = limits.dial_deadline.saturating_add(limits.exchange.deadline);
+                let now = Instant::now();
+                // Where this process has no time to end it at once, that is no reason to kill it.
+                let latest = now.checked_add(longest.saturating_add(limits.unresponsive));
+                let (exchange, latest) = (actor.get_cell(), latest.unwrap_or(now));
+                let running = Running { exchange, latest, lost: Lost::default(), wanted, place };
+                self.exchanges.insert(actor.get_id(), running);
+                self.count_running();
+            }
+            Ok(Err(error)) => self.exchange_over(wanted, Err(ExchangeError::failed(&error))),
+            Err(_) => self.exchange_over(wanted, Err(ExchangeError::failed(&LATE))),
+        }
+    }
+
+    pub(super) fn exchange_ended(&mut self, actor: ActorId, end: ChildEnd) {
+        let Some(Running { lost, wanted, place, .. }) = self.exchanges.remove(&actor) else {
+            return;
+        };
+        self.count_running();
+        let result = match end {
+            ChildEnd::Stopped(state) => {
+                let state = state.and_then(|mut state| state.take::<ExchangeState>().ok());
+                let end = state.and_then(|state| state.end);
+                let is_displaced = place.as_ref().is_some_and(|place| place.is_displaced);
+                end.unwrap_or_else(|| match is_displaced {
+                    true => Err(ExchangeError::Displaced),
+                    false => Err(ExchangeError::failed(&"it stopped")),
+                })
+            }
+            ChildEnd::Killed if lost.is_so() => {
+                Err(ExchangeError::failed(&"it did not end by its deadline"))
+            }
+            ChildEnd::Killed => Err(ExchangeError::failed(&"it was killed")),
+            ChildEnd::Failed(error) => {
+                self.context.counters.count(Family::Panicked, "exchange");
+                Err(ExchangeError::failed(&error))
+            }
+        };
+        self.exchange_over(wanted, result);
+    }
+
+    pub(super) fn count_running(&self) {
+        let ours = self.exchanges.values().filter(|running| running.wanted.is_ours()).count();
+        self.context.note_running(ours, self.exchanges.len().saturating_sub(ours));
+    }
+
+    /// Tells all who wait for an exchange what came of it.
+    pub(super) fn exchange_over(
+        &mut self,
+        wanted: Wanted,
+        result: Result<Exchanged, ExchangeError>,
+    ) {
+        let Wanted { peer, direction, walkers, waiting } = wanted;
+        let name = match &result {
+            Ok(Exchanged { error: Some(error), .. }) | Err(error) => error.name(),
+            Ok(exchanged) if exchanged.report.is_complete => "complete",
+            Ok(_) => "cut",
+        };
+        self.context.counters.count(Family::ExchangeEnded, name);
+        for walker in walkers.iter().filter_map(|walker| self.walkers.get(walker)) {
+            walker.tell(WalkerMessage::Visited(peer, Visited::of(&result)));
+        }
+        let (report, error, dialled) = match result {
+            Ok(Exchanged { report, error, dialled, .. }) => (Some(report), error, dialled),
+            Err(error) => (None, Some(error), None),
+        };
+        if let Some(link) = dialled {
+            self.let_go(link);
+        }
+        // A walker whose visit failed hears of what came before as of any other news.
+        let learnt = report.map_or(0, |report| report.learnt);
+        if (direction == Direction::Inbound || error.is_some()) && learnt > 0 {
+            for walker in self.walkers.values() {
+                walker.tell(WalkerMessage::Told(learnt));
+            }
+        }
+        debug!(peer = %peer.fmt_short(), ?report, ?error, "exchange over");
+        let ended = || report.ok_or(ExchangeError::Restarted);
+        for reply in waiting {
+            let _ = reply.send(error.clone().map_or_else(ended, Err));
+        }
+        self.context.emit(match (report, error) {
+            (Some(report), None) => NodeEvent::ExchangeEnded { peer, direction, report },
+            (report, error) => {
+                let error = error.unwrap_or(ExchangeError::Restarted);
+                NodeEvent::ExchangeFailed { peer, direction, error, report }
+            }
+        });
+    }
+
+    /// Has a link closed that was dialled for an exchange, if nobody has found another use for it a moment later.
+    pub(super) fn let_go(&mut self, link: Arc<Link>) {
+        let context = Arc::clone(&self.context);
+        let waiting = async move {
+            tokio::time::sleep(ERRAND_LINGER).await;
+            // A manager that is being restarted has no links.
+            let _ = context.tell_manager(PeerManagerMessage::ErrandOver(link));
+        };
+        let here = here!(self.context, Point::DiscoveryLetsGo);
+        let task = OwnedTask::spawn(&self.me, here, waiting, DiscoveryMessage::TaskPanicked);
+        self.leaving.retain(|task| !task.is_over());
+        self.leaving.push(task);
+    }
+}
+
+impl Wanted {
+    /// Whether this node opened it.
+    pub(super) fn is_ours(&self) -> bool {
+        self.direction == Direction::Outbound
+    }
+
+    /// Whether it was the app's wish.
+    fn is_synced(&self) -> bool {
+        self.is_ours() && self.walkers.is_empty() && !self.waiting.is_empty()
+    }
+}
