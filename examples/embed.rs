@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use kinfolk::error::SpawnError;
 use kinfolk::{
-    Bytes, EndpointAddr, Incoming, LinkId, Node, NodeBuilder, NodeEvent, NodeMessage, Options,
-    PeerStatus, ProtocolName, SecretKey, Service,
+    Bytes, EndpointAddr, Incoming, Limits, LinkId, Node, NodeBuilder, NodeEvent, NodeMessage,
+    Options, PeerStatus, ProtocolName, SecretKey, Service,
 };
 use kinfolk_examples::{Error, arguments, init_logs, usage_error, with_causes};
 use ractor::{
@@ -246,7 +246,10 @@ async fn next_part(node: &NodeRef, killed: &[ActorId]) -> Option<ractor::ActorCe
 async fn run() -> Result<(), Error> {
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     let builder = |key: &SecretKey, bind| {
-        Node::builder("kinfolk-embed").secret_key(key.clone()).bind_addr(bind)
+        let mut limits = Limits::default();
+        // A dial to where a node was is over well before anybody here has waited too long.
+        limits.dial_deadline = Duration::from_secs(3);
+        Node::builder("kinfolk-embed").secret_key(key.clone()).bind_addr(bind).limits(limits)
     };
     let (tell, mut news) = mpsc::unbounded_channel();
     let (app, app_task) = Actor::spawn(None, App, tell).await?;

@@ -3,12 +3,14 @@
 //!     cargo run --release --example swarm
 //!     cargo run --release --example swarm -- --nodes 30 --seconds 120
 //!
-//! It connects every node with every other, lets each call and stream to each, lets one vanish without a word and come back with the
-//! same key on another port while the others are calling it, drains another while streams are open and brings it back on the same
-//! port, and shows in a table what the nodes say of themselves meanwhile. At the end come the counters of all nodes and the
+//! All nodes start from the address of one of them, and find each other. Then every node connects with every other by its id alone, and
+//! one joins a topic, of which all others hear. Each calls and streams to each; one vanishes without a word and comes back with the same
+//! key on another port while the others are calling it; another is drained while streams are open, which all others hear, and comes back
+//! on the same port. A table shows what the nodes say of themselves meanwhile. At the end come the counters of all nodes and the
 //! supervision tree of one.
 //!
-//! It exits with 0 only if every call, stream and hold had exactly the outcome that it should have, and all nodes are connected at the end.
+//! It exits with 0 only if every call, stream and hold had exactly the outcome that it should have, and all nodes know all others and
+//! are connected with them at the end.
 //! `RUST_LOG=kinfolk=info` shows the logs of the nodes; redirect standard error then.
 
 mod member;

@@ -83,20 +83,24 @@ impl Apart {
     }
 }
 
-fn builder(key: &SecretKey, bind: SocketAddr, peers: &[EndpointAddr]) -> NodeBuilder {
+fn builder(key: &SecretKey, bind: SocketAddr, bootstrap: Option<&EndpointAddr>) -> NodeBuilder {
     let builder = Node::builder("kinfolk-swarm").secret_key(key.clone()).bind_addr(bind);
-    peers.iter().fold(builder.limits(limits()), |builder, peer| builder.peer(peer.clone()))
+    let builder = builder.limits(limits());
+    match bootstrap {
+        Some(address) => builder.bootstrap(address.clone()),
+        None => builder,
+    }
 }
 
 impl Member {
-    /// Starts a node with this key on this address, which knows where these peers are.
+    /// Starts a node with this key on this address, which knows where one other is, or nobody.
     pub async fn start(
         index: usize,
         key: &SecretKey,
         bind: SocketAddr,
-        peers: &[EndpointAddr],
+        bootstrap: Option<&EndpointAddr>,
     ) -> Result<Self, Error> {
-        let builder = builder(key, bind, peers);
+        let builder = builder(key, bind, bootstrap);
         let began = Instant::now();
         let node = loop {
             match builder.clone().spawn().await {
@@ -115,8 +119,9 @@ impl Member {
         index: usize,
         key: &SecretKey,
         bind: SocketAddr,
+        bootstrap: Option<&EndpointAddr>,
     ) -> Result<(Self, Apart), Error> {
-        let builder = builder(key, bind, &[]);
+        let builder = builder(key, bind, bootstrap);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (ready, started) = oneshot::channel();
         let (vanish, vanished) = oneshot::channel();
@@ -152,6 +157,11 @@ impl Member {
 
     pub fn id(&self) -> EndpointId {
         self.node.id()
+    }
+
+    /// How many other nodes it knows by now.
+    pub fn known(&self) -> usize {
+        self.node.catalog().len()
     }
 
     /// Stays connected to a peer.

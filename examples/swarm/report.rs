@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kinfolk::{Direction, EndpointId, PeerState};
+use kinfolk::{Direction, EndpointId, Limits, Metrics, PeerState};
 use kinfolk_examples::Error;
 use ractor::ActorCell;
 
@@ -17,8 +17,8 @@ type Counts = BTreeMap<&'static str, u64>;
 /// The counters of all lives, added up.
 pub fn summary(nodes: usize, lives: &[Life]) -> Vec<String> {
     let metrics = || lives.iter().map(|life| &life.metrics);
-    let total = |count: fn(&kinfolk::Metrics) -> u64| -> u64 { metrics().map(count).sum() };
-    let counts = |family: fn(&kinfolk::Metrics) -> &Counts| {
+    let total = |count: fn(&Metrics) -> u64| -> u64 { metrics().map(count).sum() };
+    let counts = |family: fn(&Metrics) -> &Counts| {
         let mut counts = Counts::new();
         for (name, count) in metrics().flat_map(family) {
             *counts.entry(name).or_default() += count;
@@ -53,6 +53,24 @@ pub fn summary(nodes: usize, lives: &[Life]) -> Vec<String> {
             counts(|metrics| &metrics.links_refused),
             counts(|metrics| &metrics.streams_refused),
         ),
+        format!(
+            "  discovery  exchanges: {}; {} by this side's wish, {} in all",
+            counts(|metrics| &metrics.discovery.exchanges),
+            total(exchanges_opened),
+            size_of(total(exchange_bytes)),
+        ),
+        format!(
+            "             announcements: {} in all, on {} streams; dropped: {}",
+            size_of(total(announce_bytes)),
+            total(|metrics| sum(metrics, ANNOUNCE, |protocol| protocol.opened)),
+            counts(|metrics| &metrics.discovery.announcements_dropped),
+        ),
+        format!(
+            "             records: {} signatures checked; not taken: {}; gone: {}",
+            total(|metrics| metrics.discovery.signatures_checked),
+            counts(|metrics| &metrics.discovery.ignored),
+            counts(|metrics| &metrics.discovery.removed),
+        ),
         format!("  asked      {streams} calls and streams, {holds} holds"),
         format!(
             "  outcomes   {}; without one when their node was last asked: {left}",
@@ -73,6 +91,28 @@ pub fn summary(nodes: usize, lives: &[Life]) -> Vec<String> {
     ]
 }
 
+/// The library's own protocols, as they stand among those of the app.
+const EXCHANGE: &str = "kinfolk/exchange/1";
+const ANNOUNCE: &str = "kinfolk/announce/1";
+
+fn sum(metrics: &Metrics, protocol: &str, count: fn(&kinfolk::ProtocolMetrics) -> u64) -> u64 {
+    metrics.protocols.get(protocol).map_or(0, count)
+}
+
+/// Exchanges that the node has opened.
+pub fn exchanges_opened(metrics: &Metrics) -> u64 {
+    sum(metrics, EXCHANGE, |protocol| protocol.opened)
+}
+
+/// What it sent in exchanges, whoever opened them.
+pub fn exchange_bytes(metrics: &Metrics) -> u64 {
+    sum(metrics, EXCHANGE, |protocol| protocol.bytes_sent)
+}
+
+fn announce_bytes(metrics: &Metrics) -> u64 {
+    sum(metrics, ANNOUNCE, |protocol| protocol.bytes_sent)
+}
+
 fn words(counts: &Counts) -> String {
     let words: Vec<_> = counts
         .iter()
@@ -91,11 +131,10 @@ pub async fn tree(
     let mut peers = node.peers().await?;
     peers.retain(|peer| peer.why.state == PeerState::Connected);
     let root = node.actor().get_cell();
-    let mut parts = children(&root);
-    // Actors have no names. Only the peer manager has children of its own, and it starts first.
-    parts.sort_by_key(|part| (std::cmp::Reverse(part.get_children().len()), part.get_id().pid()));
-    let [manager, accept] = parts.as_slice() else {
-        return Err(format!("a node was to have two parts, this one has {}", parts.len()).into());
+    // Actors have no names. They start in this order, and none of this node was restarted.
+    let parts = children(&root);
+    let [manager, accept, discovery] = parts.as_slice() else {
+        return Err(format!("a node was to have three parts, this one has {}", parts.len()).into());
     };
     let sessions = children(manager);
     let mut lines = vec![
@@ -120,7 +159,18 @@ pub async fn tree(
     if let Some(more @ 1..) = sessions.len().checked_sub(SESSIONS_SHOWN) {
         lines.push(format!("  │   └── … {more} more"));
     }
-    lines.push(format!("  └── Accept  actor {}", accept.get_id()));
+    lines.push(format!("  ├── Accept  actor {}", accept.get_id()));
+    lines.push(format!("  └── Discovery  actor {}", discovery.get_id()));
+    let parts = children(discovery);
+    let walkers = Limits::default().walkers;
+    for walker in parts.iter().take(walkers) {
+        lines.push(format!("      ├── Walker  actor {}", walker.get_id()));
+    }
+    for announcer in parts.iter().skip(walkers).take(1) {
+        lines.push(format!("      ├── Announcer  actor {}", announcer.get_id()));
+    }
+    let exchanges = parts.len().saturating_sub(walkers + 1);
+    lines.push(format!("      └── {exchanges} exchanges under way"));
     if sessions.len() != peers.len() {
         lines.push(format!("  ({} of these sessions are not live)", sessions.len() - peers.len()));
     }

@@ -176,6 +176,14 @@ impl Row {
         row.as_ref().filter(|row| row.state != State::Gone).map(|row| row.node.clone())
     }
 
+    /// Nodes that it knows; none if it is gone.
+    fn known(&self) -> usize {
+        if self.state == State::Gone {
+            return 0;
+        }
+        self.metrics.as_ref().map_or(0, |metrics| metrics.discovery.known)
+    }
+
     /// Live sessions; none if the node is gone, whatever it last said.
     fn live(&self) -> usize {
         if self.state == State::Gone {
@@ -243,7 +251,14 @@ impl Board {
             .sum();
         let now: u64 = rows().filter_map(|row| row.metrics.as_ref()).map(done).sum();
         let done = self.done_before + now;
-        format!("{nodes} nodes, {live} link ends, {waiting} intents waiting, {done} done")
+        let known: usize = running()
+            .filter_map(|row| row.metrics.as_ref())
+            .map(|numbers| numbers.discovery.known)
+            .sum();
+        let pairs = self.rows.len() * self.rows.len().saturating_sub(1);
+        format!(
+            "{nodes} nodes, {known} of {pairs} known, {live} link ends, {waiting} intents waiting, {done} done"
+        )
     }
 
     fn table(&self) -> Vec<String> {
@@ -252,11 +267,14 @@ impl Board {
         let cells = self.rows.iter().enumerate();
         if self.rows.len() <= WIDE_ROWS {
             lines.push(
-                "  node  id          state     peers   in  out  dial  wait   done  served     sent"
+                "  node  id          state     known  peers   in  out  dial  wait   done  served     sent"
                     .to_owned(),
             );
             lines.extend(cells.map(|(index, row)| wide(index, row.as_ref(), self.rows.len())));
         } else {
+            lines.push(
+                "  node, id, state, how many it knows, how many it is connected to".to_owned(),
+            );
             let cells: Vec<_> =
                 cells.map(|(index, row)| narrow(index, row.as_ref(), self.rows.len())).collect();
             let height = cells.len().div_ceil(COLUMNS);
@@ -275,7 +293,7 @@ fn wide(index: usize, row: Option<&Row>, size: usize) -> String {
     let Some(row) = row else { return format!("  {index:>4}") };
     let (id, state) = (row.node.id().fmt_short().to_string(), row.state.name());
     let peers = format!("{}/{}", row.live(), size - 1);
-    let line = format!("  {index:>4}  {id}  {state:<8}  {peers:>5}");
+    let line = format!("  {index:>4}  {id}  {state:<8}  {:>5}  {peers:>5}", row.known());
     let Some(metrics) = row.metrics.as_ref().filter(|_| row.state != State::Gone) else {
         return line;
     };
@@ -295,9 +313,10 @@ fn wide(index: usize, row: Option<&Row>, size: usize) -> String {
 
 /// A third of a line.
 fn narrow(index: usize, row: Option<&Row>, size: usize) -> String {
-    let Some(row) = row else { return format!("{index:>4}{:22}", "") };
+    let Some(row) = row else { return format!("{index:>4}{:26}", "") };
     let id: String = row.node.id().fmt_short().to_string().chars().take(6).collect();
-    format!("{index:>4} {id} {:<8}{:>3}/{:<2}", row.state.name(), row.live(), size - 1)
+    let (state, known, live) = (row.state.name(), row.known(), row.live());
+    format!("{index:>4} {id} {state:<8}{known:>3},{live:>3}/{:<2}", size - 1)
 }
 
 fn done(metrics: &Metrics) -> u64 {

@@ -2,26 +2,31 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kinfolk::{
-    DownReason, EndpointAddr, EndpointId, Hold, LinkEnd, NodeEvent, PeerStatus, SecretKey, Terminal,
+    DownReason, EndpointAddr, EndpointId, Found, Hold, LinkEnd, NodeEvent, PeerStatus, Removal,
+    SecretKey, Terminal, Topic,
 };
 use kinfolk_examples::Error;
 use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::TryRecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::task::JoinSet;
 
 use crate::member::{Apart, Life, Member, STREAM_BYTES};
 use crate::report;
-use crate::screen::{Screen, State};
+use crate::screen::{Screen, State, size_of};
 
 /// The node that vanishes. It is neither first nor last: it dials some of the others, and is dialled by the rest.
 const VANISHES: usize = 1;
 /// The node that is drained.
 const DRAINS: usize = 2;
+/// The node whose address all others start from; it is told of nobody.
+const BOOTSTRAP: usize = 0;
 /// How long nobody is told that a node has vanished.
 const SILENCE: Duration = Duration::from_millis(250);
+/// How often the nodes are asked whom they know.
+const GLANCE: Duration = Duration::from_millis(5);
 
 /// All nodes, what they wait for, and what went wrong.
 pub struct Swarm {
@@ -57,7 +62,9 @@ impl Swarm {
     /// The whole story. An error ends it early.
     pub async fn tell(&mut self) -> Result<(), Error> {
         self.start().await?;
+        self.discover().await?;
         self.connect().await?;
+        self.announce().await?;
         self.talk("talk").await;
         self.vanish().await?;
         self.drain().await?;
@@ -78,22 +85,78 @@ impl Swarm {
         let phase = self.screen.begin("start");
         for index in 0..self.size {
             let key = &self.keys[index];
+            let bootstrap = self.members.get(BOOTSTRAP).map(|member| member.node.addr());
             let member = if index == VANISHES {
-                let (member, apart) = Member::start_apart(index, key, any_port()).await?;
+                let started = Member::start_apart(index, key, any_port(), bootstrap.as_ref());
+                let (member, apart) = started.await?;
                 self.apart = Some(apart);
                 member
             } else {
-                Member::start(index, key, any_port(), &[]).await?
+                Member::start(index, key, any_port(), bootstrap.as_ref()).await?
             };
             self.screen.show(&member, State::Up);
             self.members.push(member);
         }
+        phase.done(format!(
+            "{} nodes with a UDP socket each; all know the address of node {BOOTSTRAP}, and no other",
+            self.size
+        ));
+        Ok(())
+    }
+
+    /// All nodes find all others.
+    async fn discover(&mut self) -> Result<(), Error> {
+        let phase = self.screen.begin("discover");
+        self.all_known().await;
+        let (mut exchanges, mut bytes) = (0, 0);
         for member in &self.members {
-            for peer in self.others(member.index) {
-                member.node.add_address(peer.node.addr())?;
+            let metrics = member.node.metrics().await?;
+            exchanges += report::exchanges_opened(&metrics);
+            bytes += report::exchange_bytes(&metrics);
+        }
+        phase.done(format!(
+            "every node knows the other {}, by {exchanges} exchanges of {} in all",
+            self.size - 1,
+            size_of(bytes)
+        ));
+        Ok(())
+    }
+
+    /// Waits until every node has a record of every other.
+    async fn all_known(&self) {
+        for member in &self.members {
+            self.knows_all(member).await;
+        }
+    }
+
+    /// Waits until a node has a record of every other.
+    async fn knows_all(&self, member: &Member) {
+        for peer in self.others(member.index) {
+            while member.node.catalog().get(&peer.id()).is_none() {
+                tokio::time::sleep(GLANCE).await;
             }
         }
-        phase.done(format!("{} nodes with a UDP socket each", self.size));
+    }
+
+    /// One node takes part in a topic, and all others hear of it.
+    async fn announce(&mut self) -> Result<(), Error> {
+        let phase = self.screen.begin("announce");
+        let topic = Topic::from_name("swarm");
+        let author = &self.members[self.size - 1];
+        let mut tasks = JoinSet::new();
+        for peer in self.others(author.index) {
+            let (mut found, index, id) = (peer.node.find_topic(topic), peer.index, author.id());
+            tasks.spawn(async move {
+                match found.next().await {
+                    Some(Found::Here(entry)) if entry.id() == id => Ok(()),
+                    other => Err(format!("node {index} heard of a topic: {other:?}").into()),
+                }
+            });
+        }
+        author.node.join_topic(topic)?;
+        let author = author.index;
+        let well = self.finish(tasks).await;
+        phase.done(format!("node {author} joined a topic; {well} others heard of it"));
         Ok(())
     }
 
@@ -168,11 +231,7 @@ impl Swarm {
         ));
 
         let phase = self.screen.begin("return");
-        self.restart(VANISHES, any_port()).await?;
-        for peer in self.others(VANISHES) {
-            peer.node.remove_address(id, None)?;
-            peer.node.add_address(self.members[VANISHES].node.addr())?;
-        }
+        let found = self.restart(VANISHES, any_port()).await?;
         self.reunite(VANISHES, &mut tasks);
         let asked = tasks.len();
         let well = self.finish(tasks).await;
@@ -188,7 +247,10 @@ impl Swarm {
             }
         }
         let ends: Vec<_> = ends.iter().map(|(how, count)| format!("{count} {how}")).collect();
-        phase.done(format!("dead links: {}; {well} of {asked} talks", ends.join(", ")));
+        phase.done(format!(
+            "all found in {found:.2?}; dead links: {}; {well} of {asked} talks",
+            ends.join(", ")
+        ));
         Ok(())
     }
 
@@ -197,8 +259,10 @@ impl Swarm {
         let phase = self.screen.begin("drain");
         let member = self.members[DRAINS].clone();
         let id = member.id();
+        let mut witnesses = Vec::new();
         let mut streams = Vec::new();
         for peer in self.others(DRAINS) {
+            witnesses.push((peer.index, peer.node.events().await?));
             let mut stream = peer.open(DRAINS, id).await?;
             stream.send_half().await?;
             streams.push((peer.node.monitor(id).await?, stream));
@@ -219,7 +283,18 @@ impl Swarm {
         let holds = life.holds;
         self.account(life, &[("shutting_down", holds)]);
         let port = member.node.addr().ip_addrs().next().copied().ok_or("no address")?;
-        phase.done(format!("goodbye of node {DRAINS}; {well} of {open} open streams finished"));
+        let mut heard = 0;
+        for (index, events) in witnesses {
+            match departure(events, id).await {
+                Some(Removal::Departed) => heard += 1,
+                other => self.faults.push(format!(
+                    "node {DRAINS} said that it leaves, but node {index} heard: {other:?}"
+                )),
+            }
+        }
+        phase.done(format!(
+            "goodbye of node {DRAINS}; {well} of {open} open streams finished; {heard} heard that it left"
+        ));
 
         let phase = self.screen.begin("stop");
         self.shut_down(&member).await;
@@ -227,13 +302,13 @@ impl Swarm {
         phase.done(format!("node {DRAINS} closed its endpoint"));
 
         let phase = self.screen.begin("return");
-        self.restart(DRAINS, port).await?;
+        let found = self.restart(DRAINS, port).await?;
         let mut tasks = JoinSet::new();
         self.reunite(DRAINS, &mut tasks);
         let asked = tasks.len();
         let well = self.finish(tasks).await;
         self.all_connected().await?;
-        phase.done(format!("node {DRAINS} has its old port; {well} of {asked} talks"));
+        phase.done(format!("all found in {found:.2?}; old port; {well} of {asked} talks"));
         Ok(())
     }
 
@@ -244,6 +319,10 @@ impl Swarm {
             if connected != self.size - 1 {
                 let fault = format!("node {} has {connected} peers at the end", member.index);
                 self.faults.push(fault);
+            }
+            let known = member.known();
+            if known != self.size - 1 {
+                self.faults.push(format!("node {} knows {known} nodes at the end", member.index));
             }
         }
         let names = self.members.iter().map(|member| (member.id(), member.index)).collect();
@@ -286,15 +365,19 @@ impl Swarm {
         }
     }
 
-    /// Starts a node anew with its old key, knowing where the others are, and lets it hold whom it held before.
-    async fn restart(&mut self, index: usize, bind: SocketAddr) -> Result<(), Error> {
-        let peers: Vec<EndpointAddr> = self.others(index).map(|peer| peer.node.addr()).collect();
-        let member = Member::start(index, &self.keys[index], bind, &peers).await?;
+    /// Starts a node anew with its old key and the one address, and lets it find whom it knew before and hold whom it held. Returns how
+    /// long that took it.
+    async fn restart(&mut self, index: usize, bind: SocketAddr) -> Result<Duration, Error> {
+        let bootstrap: EndpointAddr = self.members[BOOTSTRAP].node.addr();
+        let began = Instant::now();
+        let member = Member::start(index, &self.keys[index], bind, Some(&bootstrap)).await?;
+        self.screen.show(&member, State::Up);
+        self.knows_all(&member).await;
+        let took = began.elapsed();
         self.holds[index] =
             self.members[index + 1..].iter().map(|peer| member.hold(peer)).collect();
-        self.screen.show(&member, State::Up);
         self.members[index] = member;
-        Ok(())
+        Ok(took)
     }
 
     /// Lets a node that came back talk with all others, both ways at once.
@@ -405,6 +488,17 @@ fn converse(tasks: &mut JoinSet<Result<(), Error>>, from: &Member, to: &Member) 
         from.call(to, id).await?;
         from.stream(to, id).await
     });
+}
+
+/// Why a record of a peer is gone, once it is.
+async fn departure(mut events: Receiver<NodeEvent>, id: EndpointId) -> Option<Removal> {
+    loop {
+        match events.recv().await {
+            Ok(NodeEvent::PeerDeparted { peer, reason }) if peer == id => return Some(reason),
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return None,
+        }
+    }
 }
 
 /// Why a node took its live link with a peer for dead, the first time since the subscription.
