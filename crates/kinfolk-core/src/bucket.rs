@@ -83,6 +83,11 @@ impl Bucket {
         after.is_some()
     }
 
+    /// Takes a token back that was taken.
+    pub fn give_back(&mut self, rate: Rate) {
+        self.full_at = self.full_at.checked_sub(rate.every).unwrap_or(self.full_at);
+    }
+
     /// Whether [`take`](Self::take) would.
     #[must_use]
     pub fn has(&self, now: Instant, rate: Rate, depth: u32) -> bool {
@@ -218,6 +223,18 @@ mod tests {
         assert_eq!(ready, now + Duration::from_millis(100));
         assert!(!bucket.has(ready - Duration::from_nanos(1), RATE, RATE.burst));
         assert!(bucket.has(ready, RATE, RATE.burst));
+    }
+
+    #[test]
+    fn a_token_that_is_given_back_can_be_taken_again_and_is_no_more_than_that() {
+        let now = Instant::now();
+        let rate = Rate::new(1, Duration::from_secs(10));
+        let mut bucket = Bucket::full(now);
+        assert!(bucket.take(now, rate, 1));
+        bucket.give_back(rate);
+        bucket.give_back(rate);
+        assert!(bucket.take(now, rate, 1));
+        assert!(!bucket.take(now, rate, 1));
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub(crate) fn needs_discovery(point: Point) -> bool {
         point.actor(),
         Actor::Discovery | Actor::Walker | Actor::Announcer | Actor::Exchange
     );
-    is_part_of_it || point == Point::ManagerRecordNews
+    is_part_of_it || matches!(point, Point::ManagerRecordNews | Point::ManagerErrandOver)
 }
 
 /// Whether alice has to keep something on the disk.
@@ -315,6 +315,13 @@ pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
             scene.start_dave(Scene::dave_builder().faults(&slow)).await;
             scene.meet().await;
         }
+        P::ExchangeDone => {
+            // Else dave opens one too, and it may be that which is done first.
+            let slow = Faults::default();
+            slow.arm(P::DiscoveryMet, Crash::Stall(Duration::from_secs(2)));
+            scene.start_dave(Scene::dave_builder().faults(&slow)).await;
+            scene.meet().await;
+        }
         P::ExchangeTaskPanicked => {
             scene.faults.arm(P::ExchangeTask, Crash::Panic);
             scene.meet().await;
@@ -340,7 +347,6 @@ pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
         | P::AnnouncerWrites
         | P::AnnouncerReads
         | P::ExchangePreStart
-        | P::ExchangeDone
         | P::ExchangeTask => scene.meet().await,
         P::DiscoveryMet
         | P::DiscoveryVisit

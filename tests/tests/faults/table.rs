@@ -72,7 +72,12 @@ fn effect(point: Point, crash: Crash) -> Effect {
             return Effect::None;
         }
         // What they bring is missed until it is brought again.
-        Point::DiscoverySaves | Point::DiscoveryKeeps | Point::DiscoveryLooks if never => {
+        Point::DiscoverySaves
+        | Point::DiscoveryKeeps
+        | Point::DiscoveryLooks
+        | Point::DiscoveryLetsGo
+            if never =>
+        {
             return Effect::None;
         }
         Point::SessionPreStart if never => return Effect::Session(LinkEnd::Failed),

@@ -47,7 +47,7 @@ const WAITING_MAX: usize = 64;
 /// Frames that wait for one peer to take them; a peer that is further behind is given up (a guess).
 const UNSENT_MAX: usize = 256;
 
-/// Streams with one peer: one that each side has opened at the same time. More would take the places of others.
+/// Streams that peers may have open for each that the machine has room for: one that serves, and one that is ending.
 const STREAMS_PER_PEER: usize = 2;
 
 /// How long a peer may take for one frame: to send it once it has begun, or to take it.
@@ -104,8 +104,8 @@ pub(crate) struct AnnouncerState {
     opening: HashMap<EndpointId, Opening>,
     /// What the machine is to be told, in the order in which it happened.
     inputs: VecDeque<Input>,
-    /// Failed opens to peers that nobody of our own has proven, whose addresses are hearsay: as of a walker, so that the announcer dials
-    /// a victim no more often.
+    /// Pays for opens that may fail to peers that nobody of our own has proven, whose addresses are hearsay: as a walker does, so that the
+    /// announcer dials a victim no more often than one.
     hearsay: Bucket,
     /// Streams that are being ended, each as the machine wants it, and who is told once they are.
     ending: Vec<([OwnedTask; 2], oneshot::Receiver<()>)>,
@@ -309,7 +309,8 @@ impl AnnouncerState {
         let is_hearsay =
             !is_connected && known.get(&peer).is_none_or(|entry| entry.weight() == Weight::Hearsay);
         let rate = self.context.limits.walk.hearsay;
-        if is_hearsay && !self.hearsay.has(Instant::now(), rate, rate.burst) {
+        // Paid in advance, so that many at once do not pass before the first has failed; one that succeeds is given back.
+        if is_hearsay && !self.hearsay.take(Instant::now(), rate, rate.burst) {
             self.context.counters.count(Family::AnnouncementDropped, "hearsay");
             self.gone(peer);
             return;
@@ -339,14 +340,13 @@ impl AnnouncerState {
         let is_hearsay = opening.is_hearsay;
         self.opening.remove(&peer);
         match opened {
-            Ok((send, recv)) => self.up(peer, true, send, recv),
-            Err(_) => {
+            Ok((send, recv)) => {
                 if is_hearsay {
-                    let rate = self.context.limits.walk.hearsay;
-                    self.hearsay.take(Instant::now(), rate, rate.burst);
+                    self.hearsay.give_back(self.context.limits.walk.hearsay);
                 }
-                self.gone(peer);
+                self.up(peer, true, send, recv);
             }
+            Err(_) => self.gone(peer),
         }
     }
 
@@ -377,9 +377,11 @@ impl AnnouncerState {
         let (frames, unsent) = mpsc::channel(UNSENT_MAX);
         let cut = watch::Sender::new(None);
         let (done, written) = oneshot::channel();
+        let (over, writer_over) = oneshot::channel::<()>();
         let (me, cut_by) = (self.me.clone(), cut.subscribe());
         let writing = async move {
             write(send, unsent, cut_by).await;
+            drop(over);
             let _ = done.send(());
             let _ = me.send_message(AnnouncerMessage::Lost(peer, number));
         };
@@ -393,6 +395,8 @@ impl AnnouncerState {
                 () = read(recv, places, cut_by, tell) => {}
                 // The session ends: a stream that has no end of its own must not keep it.
                 () = link.retired() => {}
+                // This side has ended its half: nobody listens any more.
+                _ = writer_over => {}
             }
             let _ = me.send_message(AnnouncerMessage::Lost(peer, number));
         };
@@ -433,12 +437,10 @@ impl AnnouncerState {
         let Stream { frames, cut, tasks: [writer, reader], written, .. } = stream;
         // Without a sender, the writer finishes what is left and ends; the reader goes with it.
         drop(frames);
-        if code == Code::Ok {
-            self.ending.push(([writer, reader], written));
-        } else {
+        if code != Code::Ok {
             cut.send_replace(Some(code));
-            self.ending.push(([writer, reader], written));
         }
+        self.ending.push(([writer, reader], written));
     }
 
     /// One stream with a peer is over.
@@ -502,8 +504,11 @@ async fn write(
                 let Ok(length) = u32::try_from(frame.len()) else { return };
                 let bytes = [&length.to_be_bytes()[..], &frame[..]].concat();
                 let written = tokio::time::timeout(FRAME_DEADLINE, send.write_all(&bytes)).await;
-                if !matches!(written, Ok(Ok(()))) {
-                    return send.reset(Code::DeadlineExceeded);
+                match written {
+                    Ok(Ok(())) => {}
+                    // The peer has stopped it, or the link is lost.
+                    Ok(Err(_)) => return,
+                    Err(_) => return send.reset(Code::DeadlineExceeded),
                 }
             }
         }

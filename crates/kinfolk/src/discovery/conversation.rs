@@ -113,11 +113,6 @@ pub(crate) async fn run(
         checked: 0,
     };
     let (summary, loss) = conversation.hold().await;
-    if direction == Direction::Inbound {
-        // However it ended: a peer that leaves before the end has had its bytes all the same.
-        let bytes = summary.sent.bytes.saturating_add(summary.received.bytes);
-        lock(&context.quota).spend(Instant::now(), peer, bytes);
-    }
     if direction == Direction::Outbound && summary.end == End::Complete {
         conversation.hear_out().await;
     }
@@ -134,6 +129,15 @@ fn bind(context: &Context, peer: EndpointId, recv: &RecvStream) -> Option<Bindin
 }
 
 impl Conversation<'_> {
+    /// Charges a peer that has opened the exchange for its bytes as they come and go: one that leaves before the end, or has to make room,
+    /// has had them all the same.
+    fn charge(&self, bytes: usize) {
+        if self.heard.is_some() {
+            let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+            lock(&self.context.quota).spend(Instant::now(), self.peer, bytes);
+        }
+    }
+
     /// Talks until the machine says that it is over. Also says how the stream was lost, if it was.
     async fn hold(&mut self) -> (Summary, Option<ExchangeError>) {
         let mut outputs = Vec::new();
@@ -156,6 +160,7 @@ impl Conversation<'_> {
                     if let Some(heard) = &self.heard {
                         heard.again();
                     }
+                    self.charge(body.len());
                     let input = Input::Received(&body);
                     self.machine.handle(Instant::now(), input, &mut outputs);
                 }
@@ -178,6 +183,7 @@ impl Conversation<'_> {
         for output in outputs.drain(..) {
             match output {
                 Output::Send(frame) => {
+                    self.charge(frame.len());
                     // With its last message the machine is over, and waits for nothing.
                     let due = self.machine.next_timeout().unwrap_or(self.late_at);
                     let writing = self.send.write_all(&frame);
@@ -255,7 +261,9 @@ impl Conversation<'_> {
         if self.send.finish().is_ok() {
             let mut none = [0];
             let ending = self.recv.read(&mut none);
-            let _ = tokio::time::timeout(self.context.limits.exchange.silence, ending).await;
+            let silence = Instant::now().checked_add(self.context.limits.exchange.silence);
+            let latest = silence.map_or(self.late_at, |silence| silence.min(self.late_at));
+            let _ = tokio::time::timeout_at(latest.into(), ending).await;
         }
     }
 

@@ -124,7 +124,9 @@ impl Context {
     /// Saves the peers that are worth it.
     async fn save_anchors(&self) {
         let Some(keep) = &self.keep else { return };
-        let best = lock(&keep.anchors).best(&self.records.snapshot(), wall_clock());
+        // One lock at a time: whoever tells of a reached peer holds the catalog's.
+        let known = self.records.snapshot();
+        let best = lock(&keep.anchors).best(&known, wall_clock());
         if let Err(error) = keep.store.save_peers(best).await {
             warn!(%error, "the peers of this node could not be saved");
         }

@@ -50,7 +50,7 @@ const CHILD_START: Duration = Duration::from_secs(1);
 /// Walkers are woken at most this often since the app looks for somebody.
 const SOUGHT_PAUSE: Duration = Duration::from_secs(10);
 
-/// The longest wait before the announcer is started again. It doubles from a second on, and never gives up: without it news comes by exchanges.
+/// The longest wait before the announcer is started again. It doubles from a second on, the first time there is none, and it never gives up: without it news comes by exchanges.
 const ANNOUNCER_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// How long after its end discovery on the local network is started again.
@@ -404,6 +404,9 @@ impl DiscoveryState {
 
 impl DiscoveryState {
     async fn start_walker(&mut self) -> Result<(), ActorProcessingErr> {
+        if self.has_departed {
+            return Ok(());
+        }
         let (context, discovery) = (Arc::clone(&self.context), self.me.clone());
         let pulse = Arc::new(Pulse::default());
         let arguments = WalkerArguments { context, discovery, pulse: Arc::clone(&pulse) };
@@ -420,6 +423,9 @@ impl DiscoveryState {
     }
 
     async fn start_announcer(&mut self) {
+        if self.has_departed {
+            return;
+        }
         let (context, pulse) = (Arc::clone(&self.context), Arc::new(Pulse::default()));
         let arguments = AnnouncerArguments { context, pulse: Arc::clone(&pulse) };
         let supervisor = self.me.get_cell();
@@ -463,7 +469,8 @@ impl DiscoveryState {
         }
         let doublings = self.announcer_failures.min(10);
         self.announcer_failures = self.announcer_failures.saturating_add(1);
-        let pause = Duration::from_secs(1).saturating_mul(2_u32.saturating_pow(doublings));
+        let pause = Duration::from_secs(1)
+            .saturating_mul(2_u32.saturating_pow(doublings.saturating_sub(1)));
         let delay = if doublings == 0 { Duration::ZERO } else { pause.min(ANNOUNCER_PAUSE_MAX) };
         self.start_later("announcer", cause, delay, || DiscoveryMessage::StartAnnouncer);
     }

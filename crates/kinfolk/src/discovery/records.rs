@@ -48,7 +48,7 @@ pub(crate) struct Records {
     changes: broadcast::Sender<Change>,
     /// Peers with new addresses, for the PeerManager.
     pub(crate) moved: Pending<[u8; EndpointId::LENGTH]>,
-    /// Peers that came into the catalog, for the announcer.
+    /// Peers that came into the catalog, or were reached again after they had been missed, for the announcer.
     pub(crate) found: Pending<[u8; EndpointId::LENGTH]>,
     neighbours: AtomicUsize,
     /// Exchanges under way that this node has opened, and those that peers have.
@@ -268,7 +268,10 @@ impl Context {
             LinkEnd::DialFailed(F::NoAddress) => {
                 // Of one whose record names none, walkers think less.
                 self.note(Input::Missed(peer));
-                let _ = self.tell_discovery(DiscoveryMessage::Sought);
+                // What the app opens looks for itself, see `found`; errands look for nobody.
+                if self.is_held(&peer) {
+                    let _ = self.tell_discovery(DiscoveryMessage::Sought);
+                }
             }
             _ => {}
         }
@@ -283,11 +286,11 @@ impl Context {
             && !self.has_way_to(peer)
     }
 
-    /// Has the walkers look around for a peer, and waits until there is a way to reach it, or the node has ended. Cancel safe.
+    /// Has the walkers look around for a peer, and waits until there is a way to reach it, or it is not to be reached any more. Cancel safe.
     pub(crate) async fn found(&self, peer: &EndpointId) {
         let (_, mut changes) = self.records.follow();
-        let _ = self.tell_discovery(DiscoveryMessage::Sought);
-        while !self.has_way_to(peer) {
+        while self.may_be_found(peer) {
+            let _ = self.tell_discovery(DiscoveryMessage::Sought);
             tokio::select! {
                 _ = changes.recv() => {}
                 // It may also call by itself, or the app may say where it is.

@@ -704,7 +704,7 @@ impl Context {
         }
     }
 
-    /// Whether the app has banned the peer, for those who meet it before the PeerManager does.
+    /// Whether the peer is banned, by the app or in quarantine, for those who meet it before the PeerManager does.
     pub(crate) fn is_banned(&self, peer: &EndpointId) -> bool {
         self.banned_until(peer).is_some_and(|until| until > Instant::now())
     }

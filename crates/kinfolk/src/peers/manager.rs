@@ -692,7 +692,11 @@ impl PeerManagerState {
                 context.emit(NodeEvent::PeerBanned { peer, duration });
             }
             PeerEvent::Unbanned => {
-                lock(&context.retained).bans.remove(&peer);
+                // One that the app has made longer meanwhile is kept; it is on its way here.
+                let now = Instant::now();
+                lock(&context.retained)
+                    .bans
+                    .retain(|banned, until| *banned != peer || *until > now);
                 context.emit(NodeEvent::PeerUnbanned { peer });
             }
         }

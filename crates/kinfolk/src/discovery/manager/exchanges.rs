@@ -66,6 +66,9 @@ impl DiscoveryState {
     pub(super) async fn bootstrap(&mut self) {
         let context = Arc::clone(&self.context);
         for peer in context.bootstrap.iter().take(BOOTSTRAP_AT_ONCE) {
+            if self.has_departed {
+                return;
+            }
             if self.under_way(*peer).is_none() {
                 self.start_exchange(*peer, Role::Initiator, None, None).await;
             }

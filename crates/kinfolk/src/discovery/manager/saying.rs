@@ -78,7 +78,7 @@ impl DiscoveryState {
                     // A later one was saved first.
                     return;
                 }
-                let is_news = before.is_none() || std::mem::take(&mut self.has_news);
+                let is_news = std::mem::take(&mut self.has_news) || before.is_none();
                 self.context.note(catalog::Input::Own(record.clone()));
                 self.tell_announcer(AnnouncerMessage::Own(record));
                 if is_news {
