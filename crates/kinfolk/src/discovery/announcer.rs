@@ -392,6 +392,8 @@ impl AnnouncerState {
                 me.send_message(AnnouncerMessage::Received(peer, frame, place)).is_ok()
             };
             tokio::select! {
+                // First, as a stream that is cut is stopped with the code that says why.
+                biased;
                 () = read(recv, places, cut_by, tell) => {}
                 // The session ends: a stream that has no end of its own must not keep it.
                 () = link.retired() => {}
@@ -435,11 +437,12 @@ impl AnnouncerState {
     fn part_with(&mut self, stream: Stream, code: Code) {
         self.ending.retain(|([writer, _], _)| !writer.is_over());
         let Stream { frames, cut, tasks: [writer, reader], written, .. } = stream;
-        // Without a sender, the writer finishes what is left and ends; the reader goes with it.
-        drop(frames);
+        // Before its frames end, or the writer would take it for a clean end.
         if code != Code::Ok {
             cut.send_replace(Some(code));
         }
+        // Without a sender, the writer finishes what is left and ends; the reader goes with it.
+        drop(frames);
         self.ending.push(([writer, reader], written));
     }
 
