@@ -57,6 +57,8 @@ pub(crate) enum Family {
     ExchangeEnded,
     /// Announcements that were not taken or not made, by reason.
     AnnouncementDropped,
+    /// News of peers that found no room on its way to an actor, by what it was.
+    NewsDropped,
     /// Defects of what an earlier life has left.
     Store,
     /// Hints of the local network that were not passed on, by reason.
@@ -80,6 +82,7 @@ impl Family {
             Self::RecordRemoved => "records_removed",
             Self::ExchangeEnded => "exchanges_ended",
             Self::AnnouncementDropped => "announcements_dropped",
+            Self::NewsDropped => "news_dropped",
             Self::Store => "store_defects",
             Self::HintDropped => "hints_dropped",
             Self::MdnsFailed => "mdns_failures",
@@ -100,6 +103,7 @@ impl Family {
             Self::RecordRemoved => "Records that the catalog let go.",
             Self::ExchangeEnded => "Exchanges that ended.",
             Self::AnnouncementDropped => "Announcements that were not taken or not made.",
+            Self::NewsDropped => "News of peers for which there was no room.",
             Self::Store => "Defects of what an earlier life has left.",
             Self::HintDropped => "Hints of the local network that were not passed on.",
             Self::MdnsFailed => "Times that discovery on the local network did not work.",
@@ -213,6 +217,7 @@ impl Counters {
                 announcements_dropped: family(Family::AnnouncementDropped),
                 hints_dropped: family(Family::HintDropped),
                 mdns_failures: family(Family::MdnsFailed),
+                news_dropped: family(Family::NewsDropped),
                 store_defects: family(Family::Store),
                 ..discovery
             },
@@ -289,6 +294,8 @@ pub struct DiscoveryMetrics {
     pub exchanges: BTreeMap<&'static str, u64>,
     /// Signatures checked.
     pub signatures_checked: u64,
+    /// News of peers that found no room on its way to an actor, by what it was: `moved`, `found` or `met`.
+    pub news_dropped: BTreeMap<&'static str, u64>,
     /// What was found wrong in the state directory when the node started.
     pub store_defects: BTreeMap<&'static str, u64>,
     /// Times that something could not be saved in the state directory.
@@ -458,6 +465,7 @@ impl Metrics {
             (Family::RecordRemoved, "reason", &self.discovery.removed),
             (Family::ExchangeEnded, "how", &self.discovery.exchanges),
             (Family::AnnouncementDropped, "reason", &self.discovery.announcements_dropped),
+            (Family::NewsDropped, "what", &self.discovery.news_dropped),
             (Family::Store, "what", &self.discovery.store_defects),
             (Family::HintDropped, "reason", &self.discovery.hints_dropped),
             (Family::MdnsFailed, "how", &self.discovery.mdns_failures),

@@ -200,7 +200,7 @@ fn nodes_know_each_other_within_twenty_visits_and_thrice_the_bytes() {
 }
 
 #[test]
-#[ignore = "takes minutes and, for 10 000 nodes, some 77 GB of memory; in release"]
+#[ignore = "takes minutes and, for 10 000 nodes, some 77 GB of memory, in release; the command is in docs/testing.md"]
 fn as_many_nodes_as_one_likes() {
     let number =
         |name, default| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));

@@ -1,7 +1,7 @@
 //! The node's own record: what it says, how it is numbered, and its signature.
 //!
 //! It serves Discovery, which decides when a new one is signed. What the app wants said of its node is kept here through every restart of
-//! Discovery. It never says more than the app and iroh have told: addresses, topics and offers.
+//! Discovery. It never says more than the app and iroh have told: addresses and topics.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -10,8 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use iroh::{EndpointAddr, SecretKey};
 use kinfolk_core::id::NetworkId;
 use kinfolk_core::record::{
-    ADDRESSES_MAX, Draft, DraftError, Offer, RELAYS_MAX, Reach, Record, Seq, SeqExhausted,
-    SeqSource, Topic, Ttl, UnixMillis,
+    ADDRESSES_MAX, Draft, DraftError, RELAYS_MAX, Reach, Record, Seq, SeqExhausted, SeqSource,
+    Topic, Ttl, UnixMillis,
 };
 use kinfolk_core::secret_topic::{SECRET_TOPICS_MAX, SecretTopic, TooManySecretTopics};
 use thiserror::Error;
@@ -23,7 +23,6 @@ pub(crate) struct Own {
     ttl: Ttl,
     pub(crate) seq: SeqSource,
     topics: BTreeSet<Topic>,
-    offers: BTreeSet<Offer>,
     /// In no record: told in exchanges to those who know them already.
     pub(crate) secrets: BTreeSet<SecretTopic>,
 }
@@ -57,7 +56,6 @@ impl Own {
             ttl,
             seq: SeqSource::default(),
             topics: BTreeSet::new(),
-            offers: BTreeSet::new(),
             secrets: BTreeSet::new(),
         }
     }
@@ -118,9 +116,6 @@ impl Own {
         let mut draft = Draft::new(self.network).with_ttl(self.ttl);
         for topic in &self.topics {
             draft.add_topic(*topic)?;
-        }
-        for offer in &self.offers {
-            draft.add_offer(*offer)?;
         }
         Ok(draft)
     }

@@ -50,11 +50,12 @@ pub(crate) struct Records {
     pub(crate) moved: Pending<[u8; EndpointId::LENGTH]>,
     /// Peers that came into the catalog, or were reached again after they had been missed, for the announcer.
     pub(crate) found: Pending<[u8; EndpointId::LENGTH]>,
+    /// Peers with a session and no record, for Discovery.
+    pub(crate) met: Pending<[u8; EndpointId::LENGTH]>,
+    /// Peers that announcements are exchanged with.
     neighbours: AtomicUsize,
     /// Exchanges under way that this node has opened, and those that peers have.
     running: [AtomicUsize; 2],
-    /// Peers with a session and no record, for Discovery.
-    pub(crate) met: Pending<[u8; EndpointId::LENGTH]>,
 }
 
 #[derive(Debug)]
@@ -179,7 +180,7 @@ impl Context {
         match output {
             Output::Added(entry) => {
                 self.learn_addresses(&entry);
-                if self.records.found.add(*entry.id().as_bytes()) == Added::First {
+                if self.is_first(&self.records.found, entry.id(), "found") {
                     let _ = self.tell_discovery(DiscoveryMessage::Found);
                 }
                 let _ = self.records.changes.send(Change::Present(Arc::clone(&entry)));
@@ -209,10 +210,24 @@ impl Context {
     fn learn_addresses(&self, entry: &Entry) {
         let peer = entry.id();
         lock(&self.retained).book.signed(Instant::now(), peer, entry.addresses());
-        if self.records.moved.add(*peer.as_bytes()) == Added::First {
+        if self.is_first(&self.records.moved, peer, "moved") {
             // A manager that is being restarted reads the book when it dials.
             let _ = self.tell_manager(PeerManagerMessage::RecordNews);
         }
+    }
+
+    /// Keeps a name for an actor, and says whether the actor has to be told. One for which there is no room is counted.
+    fn is_first(
+        &self,
+        pending: &Pending<[u8; EndpointId::LENGTH]>,
+        peer: EndpointId,
+        what: &'static str,
+    ) -> bool {
+        let added = pending.add(*peer.as_bytes());
+        if added == Added::Dropped {
+            self.counters.count(Family::NewsDropped, what);
+        }
+        added == Added::First
     }
 
     /// A session is up. A peer of which no record is known is a reason to ask it.
@@ -222,13 +237,12 @@ impl Context {
         if let Some(entry) = &entry {
             self.keep_if_reached(entry);
             // One that was missed may be in another part of the overlay.
-            if entry.liveness().failures() > 0
-                && self.records.found.add(*peer.as_bytes()) == Added::First
+            if entry.liveness().failures() > 0 && self.is_first(&self.records.found, peer, "found")
             {
                 let _ = self.tell_discovery(DiscoveryMessage::Found);
             }
         }
-        if entry.is_none() && self.records.met.add(*peer.as_bytes()) == Added::First {
+        if entry.is_none() && self.is_first(&self.records.met, peer, "met") {
             let _ = self.tell_discovery(DiscoveryMessage::Met);
         }
     }
@@ -250,7 +264,7 @@ impl Context {
         }
         let now = Instant::now();
         let is_taken = lock(&self.retained).book.hinted(now, id, addrs);
-        if is_taken && self.records.met.add(*id.as_bytes()) == Added::First {
+        if is_taken && self.is_first(&self.records.met, id, "met") {
             let _ = self.tell_discovery(DiscoveryMessage::Met);
         }
     }

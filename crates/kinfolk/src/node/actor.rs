@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use iroh::{Endpoint, EndpointAddr, EndpointId};
-use kinfolk_core::catalog::{self, Snapshot};
+use kinfolk_core::catalog::Snapshot;
 use kinfolk_core::id::ProtocolName;
 use kinfolk_core::intensity::{Intensity, Verdict};
 use kinfolk_core::intent::Failure;
@@ -669,57 +669,6 @@ impl Context {
     pub(crate) fn serve_own(&self, protocol: ProtocolName, service: Service) {
         let counters = self.counters.protocol(&protocol, self.limits.protocols);
         self.services.replace_own(protocol, service, counters);
-    }
-
-    /// Bans a peer, now or as soon as the PeerManager is back.
-    pub(crate) fn ban(&self, peer: EndpointId, duration: Duration) {
-        let now = Instant::now();
-        let duration = duration.min(kinfolk_core::limits::LONGEST);
-        let until = now.checked_add(duration).unwrap_or(now);
-        self.note_ban(peer, until);
-        if let Some(keep) = &self.keep {
-            keep.forget(&peer);
-        }
-        let _ = self.tell_manager(PeerManagerMessage::Ban { peer, until });
-    }
-
-    /// Keeps a ban, and lets the catalog forget the peer. Where there are as many as the limits allow, the one that ends soonest makes room.
-    pub(crate) fn note_ban(&self, peer: EndpointId, until: Instant) {
-        let now = Instant::now();
-        let displaced = {
-            let bans = &mut lock(&self.retained).bans;
-            bans.retain(|_, until| *until > now);
-            let is_full = bans.len() >= self.limits.bans && !bans.contains_key(&peer);
-            let soonest = bans.iter().min_by_key(|(_, until)| **until).map(|(peer, _)| *peer);
-            let displaced = soonest.filter(|_| is_full);
-            if let Some(displaced) = &displaced {
-                bans.remove(displaced);
-            }
-            bans.insert(peer, until);
-            displaced
-        };
-        self.note(catalog::Input::Forget(peer));
-        if let Some(displaced) = displaced {
-            let _ = self.tell_manager(PeerManagerMessage::Unban(displaced));
-        }
-    }
-
-    /// Whether the peer is banned, by the app or in quarantine, for those who meet it before the PeerManager does.
-    pub(crate) fn is_banned(&self, peer: &EndpointId) -> bool {
-        self.banned_until(peer).is_some_and(|until| until > Instant::now())
-    }
-
-    /// When the peer's ban ends, or has ended.
-    pub(crate) fn banned_until(&self, peer: &EndpointId) -> Option<Instant> {
-        lock(&self.retained).bans.get(peer).copied()
-    }
-
-    /// Lifts a ban.
-    pub(crate) fn unban(&self, peer: EndpointId) {
-        let banned = lock(&self.retained).bans.remove(&peer);
-        if banned.is_some() {
-            let _ = self.tell_manager(PeerManagerMessage::Unban(peer));
-        }
     }
 
     /// Removes addresses that the app gave, these or all.

@@ -134,7 +134,7 @@ impl NodeBuilder {
     }
 
     /// Switches discovery off, or on again. Without it the node says nothing of itself, keeps no catalog, and reaches only peers
-    /// whose addresses the app gives. The default is on.
+    /// whose addresses the app gives; a state directory and mDNS are then of no use and left alone. The default is on.
     pub fn discovery(mut self, on: bool) -> Self {
         self.discovery = on;
         self

@@ -2,6 +2,7 @@
 
 pub(crate) mod actor;
 pub(crate) mod address;
+pub(crate) mod bans;
 pub(crate) mod builder;
 pub(crate) mod handle;
 pub(crate) mod hold;

@@ -11,19 +11,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use iroh::{Endpoint, EndpointId};
-use kinfolk_core::address_book::AttemptFailure;
-use kinfolk_core::catalog;
 use kinfolk_core::code::Code;
 use kinfolk_core::id::{Incarnation, LinkId};
 use kinfolk_core::intent::{Intent, IntentId, Outcome, Priority, Want};
 use kinfolk_core::peer_link::{
-    DialFailure, Direction, Incoming, Input, Linger, LinkEnd, Output, PeerEvent, Why,
+    Direction, Incoming, Input, Linger, LinkEnd, Output, PeerEvent, Why,
 };
 use kinfolk_core::peer_table::{PeerSummary, PeerTable};
 use ractor::{ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot, watch};
 use tokio::task::JoinSet;
-use tracing::{debug, info};
+use tracing::debug;
 
 use crate::clock::clock;
 use crate::context::{Context, Mailbox};
@@ -39,6 +37,8 @@ use crate::peers::session::{
     Arrived, Session, SessionArguments, SessionFailure, SessionMessage, SessionState, Start,
 };
 use crate::supervision::{ChildEnd, OwnedTask, Pulse, child_end, lock};
+
+mod report;
 
 /// How long a session may take to start: local work that awaits nobody.
 const SESSION_START: Duration = Duration::from_secs(1);
@@ -642,89 +642,5 @@ impl PeerManagerState {
         for (_, reply) in self.asks.drain() {
             let _ = reply.send(Grant::Ended(outcome, None));
         }
-    }
-
-    fn report(&mut self, peer: EndpointId, event: PeerEvent) {
-        let context = &self.context;
-        match event {
-            PeerEvent::Up(link, direction) => {
-                info!(peer = %peer.fmt_short(), %link, ?direction, "session established");
-                context.counters.sessions_established.fetch_add(1, Ordering::Relaxed);
-                context.monitors.note(&peer, PeerStatus::Up { link, direction });
-                self.learn_address(peer, link, direction);
-                self.context.note_up(peer, direction);
-                self.context.emit(NodeEvent::SessionEstablished { peer, link, direction });
-            }
-            PeerEvent::Down(link, reason) => {
-                info!(peer = %peer.fmt_short(), %link, ?reason, "session down");
-                context.note(catalog::Input::Disconnected(peer));
-                context.monitors.note(&peer, PeerStatus::Down { reason: Some(reason) });
-                context.emit(NodeEvent::SessionDown { peer, link, reason });
-            }
-            PeerEvent::DialFailed(_, end, retry_in) => {
-                debug!(peer = %peer.fmt_short(), %end, ?retry_in, "dial failed");
-                context.counters.count(Family::DialFailed, end.name());
-                let failure = attempt_failure(end);
-                let mut retained = lock(&context.retained);
-                retained.book.attempted(Instant::now(), &peer, Err(failure));
-                drop(retained);
-                context.note_dial_failed(peer, end);
-                context.emit(NodeEvent::DialFailed { peer, end, retry_in });
-            }
-            PeerEvent::Refused(_, code) => {
-                context.counters.count(Family::LinkRefused, code.name());
-                context.emit(NodeEvent::LinkRefused { peer, code });
-            }
-            PeerEvent::Ended(link, end) => {
-                context.counters.count(Family::SessionEnded, end.name());
-                context.emit(NodeEvent::SessionEnded { peer, link, end });
-            }
-            PeerEvent::Quarantined(duration) => {
-                let cause = self.last_panic.clone();
-                context.emit(NodeEvent::PeerQuarantined { peer, duration, cause });
-            }
-            PeerEvent::Banned(until) => {
-                // The app's are noted already; a quarantine is not.
-                if context.banned_until(&peer).is_none_or(|noted| noted < until) {
-                    context.note_ban(peer, until);
-                }
-                let duration = until.saturating_duration_since(Instant::now());
-                context.emit(NodeEvent::PeerBanned { peer, duration });
-            }
-            PeerEvent::Unbanned => {
-                // One that the app has made longer meanwhile is kept; it is on its way here.
-                let now = Instant::now();
-                lock(&context.retained)
-                    .bans
-                    .retain(|banned, until| *banned != peer || *until > now);
-                context.emit(NodeEvent::PeerUnbanned { peer });
-            }
-        }
-    }
-
-    /// Remembers where the peer was reached. iroh may have several paths; the one in use is the one worth dialling.
-    fn learn_address(&self, peer: EndpointId, id: LinkId, direction: Direction) {
-        let Some(link) = self.link(id) else { return };
-        let paths = link.connection.paths();
-        let selected = paths.iter().find(|path| path.is_selected());
-        let Some(address) = selected.map(|path| path.remote_addr().clone()) else { return };
-        let now = Instant::now();
-        let mut retained = lock(&self.context.retained);
-        if direction == Direction::Outbound {
-            retained.book.attempted(now, &peer, Ok(Some(&address)));
-        }
-        retained.book.learned(now, peer, address);
-    }
-}
-
-/// Whose fault a failed dial is, for the address book.
-fn attempt_failure(end: LinkEnd) -> AttemptFailure {
-    match end {
-        LinkEnd::DialFailed(
-            DialFailure::TimedOut | DialFailure::Refused | DialFailure::WrongIdentity,
-        )
-        | LinkEnd::Lost => AttemptFailure::Unreached,
-        LinkEnd::ClosedByPeer(_) | LinkEnd::PeerMisbehaved(_) => AttemptFailure::Rejected,
-        _ => AttemptFailure::Local,
     }
 }

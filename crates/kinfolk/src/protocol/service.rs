@@ -172,7 +172,8 @@ impl Service {
     }
 
     /// Serves only peers whose record is known and for which the function is true; others are refused as not allowed. A peer whose record is
-    /// not known is refused as unknown, upon which its node exchanges catalogs with this one and asks once more. It runs for each
+    /// not known is refused as unknown, upon which its node exchanges catalogs with this one and asks once more; a stream that it opened eagerly, or
+    /// only if a session was live, ends with the refusal. It runs for each
     /// stream and must not block.
     #[must_use]
     pub fn admit_record(
@@ -192,6 +193,11 @@ pub(crate) struct Registered {
 }
 
 impl Registered {
+    fn new(service: Service, places: usize, counters: Arc<ProtocolCounters>) -> Self {
+        let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
+        Self { service, places, counters }
+    }
+
     /// A place among those that the protocol serves at once.
     pub(crate) fn place(&self) -> Result<OwnedSemaphorePermit, Code> {
         Arc::clone(&self.places).try_acquire_owned().map_err(|_| Code::Busy)
@@ -229,31 +235,6 @@ impl Services {
         if protocol.is_reserved() {
             return Err(ServeError::Reserved(protocol));
         }
-        self.register(protocol, service, default_concurrency, max, counters)
-    }
-
-    /// Takes one of the library's own protocols into service, in the place of what an actor that is gone served.
-    pub(crate) fn replace_own(
-        &self,
-        protocol: ProtocolName,
-        service: Service,
-        counters: Arc<ProtocolCounters>,
-    ) {
-        let places = service.concurrency.unwrap_or(1).min(Semaphore::MAX_PERMITS);
-        let places = Arc::new(Semaphore::new(places));
-        let registered = Arc::new(Registered { service, places, counters });
-        let replaced = write(&self.0).insert(protocol, registered);
-        drop(replaced);
-    }
-
-    fn register(
-        &self,
-        protocol: ProtocolName,
-        service: Service,
-        default_concurrency: usize,
-        max: usize,
-        counters: Arc<ProtocolCounters>,
-    ) -> Result<(), ServeError> {
         let places = service.concurrency.unwrap_or(default_concurrency);
         if places == 0 {
             return Err(ServeError::ZeroConcurrency);
@@ -266,9 +247,22 @@ impl Services {
         if of_the_app >= max {
             return Err(ServeError::TooMany(max));
         }
-        let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
-        services.insert(protocol, Arc::new(Registered { service, places, counters }));
+        services.insert(protocol, Arc::new(Registered::new(service, places, counters)));
         Ok(())
+    }
+
+    /// Takes one of the library's own protocols into service, in the place of what an actor that is gone served.
+    pub(crate) fn replace_own(
+        &self,
+        protocol: ProtocolName,
+        service: Service,
+        counters: Arc<ProtocolCounters>,
+    ) {
+        let places = service.concurrency.unwrap_or(1);
+        let registered = Arc::new(Registered::new(service, places, counters));
+        // Dropped without the lock, as below.
+        let replaced = write(&self.0).insert(protocol, registered);
+        drop(replaced);
     }
 
     /// Takes all of them out. Their drop may run code of the app, which may come back here: not under the lock.

@@ -493,7 +493,7 @@ async fn a_number_is_saved_whatever_became_of_the_peers_and_closing_tries_these_
 
 /// What one save takes, for the docs: run alone, with `--nocapture`.
 #[tokio::test]
-#[ignore = "it measures, and proves nothing"]
+#[ignore = "a measurement that judges nothing: the command is in docs/testing.md"]
 async fn how_long_saves_take() {
     let folder = Folder::new();
     let (store, _) = folder.open().await;
