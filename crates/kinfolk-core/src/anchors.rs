@@ -61,7 +61,7 @@ impl Anchor {
     }
 
     /// Whose it is.
-    pub const fn id(&self) -> EndpointId {
+    pub fn id(&self) -> EndpointId {
         self.record.id()
     }
 

@@ -58,16 +58,18 @@ mod contract;
 mod entry;
 mod graves;
 mod limits;
-mod shares;
+mod places;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 pub use contract::{Ignored, Input, Keep, Output, Removal, Sighting, Source};
 pub use entry::{Entry, Told, Weight};
 use graves::{Grave, Graves};
 pub use limits::{CatalogLimitError, CatalogLimits};
-use shares::Shares;
+use places::Places;
+use snapshot::Peer;
 pub use snapshot::Snapshot;
 
 /// One source accounts for at most one part in so many of the room for records that nobody has proven (as in Bitcoin's
@@ -95,8 +97,6 @@ impl Kept {
 /// What is due at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
-    /// A record is over.
-    Record,
     /// A tombstone is no longer passed on.
     Departure,
     /// A dead record may be forgotten.
@@ -115,9 +115,9 @@ pub struct Catalog {
     /// app has holds and configured peers.
     kept: BTreeMap<EndpointId, Kept>,
     graves: Graves,
-    shares: Shares,
-    /// Entries that nothing protects, in the order of eviction: the lightest first, and of each weight the oldest first.
-    evictable: BTreeSet<(Weight, Instant, EndpointId)>,
+    /// Whose record is over first, and who of those that nothing protects makes room first.
+    places: Places,
+    /// What is due of the dead.
     timers: BTreeSet<(Instant, Due, EndpointId)>,
     latest: Option<Instant>,
 }
@@ -132,8 +132,7 @@ impl Catalog {
             proven: 0,
             kept: BTreeMap::new(),
             graves: Graves::new(limits.dead),
-            shares: Shares::default(),
-            evictable: BTreeSet::new(),
+            places: Places::default(),
             timers: BTreeSet::new(),
             latest: None,
             limits,
@@ -148,7 +147,8 @@ impl Catalog {
             Input::Heard { sighting, source } => self.hear(now, sighting, source, out),
             Input::Own(record) => {
                 if record.id() == self.me {
-                    self.known.own = Some(Told::new(record, now, Duration::ZERO));
+                    self.known.own =
+                        Some(Arc::new(Entry::of(record, now, Duration::ZERO, Duration::MAX)));
                 }
             }
             Input::Connected { peer, direction } => {
@@ -159,21 +159,23 @@ impl Catalog {
                     }
                 });
                 self.rework(&peer, |entry| {
-                    entry.is_proven |= direction == Direction::Outbound;
-                    entry.liveness.restore();
+                    entry.set_proven(entry.is_proven() || direction == Direction::Outbound);
+                    entry.restore();
                 });
             }
             Input::Disconnected(peer) => self.keep(peer, |kept| kept.session = None),
             Input::Missed(peer) => {
                 if self.kept.get(&peer).is_none_or(|kept| kept.session.is_none()) {
-                    self.rework(&peer, |entry| entry.liveness.failed(now));
+                    self.rework(&peer, |entry| entry.missed(now));
                 }
             }
             Input::Keep { peer, keep, wanted } => self.keep(peer, |kept| match keep {
                 Keep::Held => kept.held = wanted,
                 Keep::Configured => kept.configured = wanted,
             }),
-            Input::Forget(peer) => self.end(now, &peer, Removal::Forgotten, out),
+            Input::Forget(peer) => {
+                self.end(now, &peer, Removal::Forgotten, out);
+            }
             Input::Timeout => {}
         }
     }
@@ -181,7 +183,9 @@ impl Catalog {
     /// When [`Input::Timeout`] is due. It costs O(log n).
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _, _)| *at)
+        let dead = self.timers.first().map(|(at, _, _)| *at);
+        let record = self.places.first_over().map(|entry| entry.expires());
+        record.into_iter().chain(dead).min()
     }
 
     /// All that is known, for others to read. It copies no records.
@@ -211,7 +215,7 @@ impl Catalog {
     /// How many records this source accounts for that are hearsay and not protected.
     #[must_use]
     pub fn loose_records_of(&self, source: &EndpointId) -> usize {
-        self.shares.count(source)
+        self.places.count(source)
     }
 
     fn hear(&mut self, now: Instant, sighting: Sighting, source: Source, out: &mut Vec<Output>) {
@@ -227,19 +231,19 @@ impl Catalog {
         };
         let is_owner = from == Some(peer);
         let taken = self.judge(&sighting.record, is_owner).and_then(|()| {
-            let expires = expiry(now, &sighting, is_owner).ok_or(Ignored::Expired)?;
+            let holds = remaining(now, &sighting, is_owner).ok_or(Ignored::Expired)?;
             if sighting.record.is_departure() {
                 self.depart(now, sighting, out);
                 Ok(())
             } else {
-                self.admit(now, Arrival { sighting, expires, from, reach, is_owner }, out)
+                self.admit(now, Arrival { sighting, holds, from, reach, is_owner }, out)
             }
         });
         if let Err(reason) = taken {
             if reason == Ignored::Known {
                 self.come_nearer(&peer, reach, out);
-                if is_owner && self.known.get(&peer).is_some_and(|entry| !entry.is_first_hand) {
-                    self.rework(&peer, |entry| entry.is_first_hand = true);
+                if is_owner && self.known.get(&peer).is_some_and(|entry| !entry.is_first_hand()) {
+                    self.rework(&peer, |entry| entry.set_first_hand(true));
                 }
             }
             out.push(Output::Ignored { peer, from, reason });
@@ -265,8 +269,8 @@ impl Catalog {
         if seq > grave.seq || (seq < grave.seq && is_owner) {
             return Ok(());
         }
-        let is_remembered =
-            self.known.departures.get(&id).is_some_and(|told| told.record() == record);
+        let departure = self.known.departure(record.id_bytes());
+        let is_remembered = departure.is_some_and(|told| told.record() == record);
         if is_remembered {
             return Err(Ignored::Known);
         }
@@ -296,9 +300,9 @@ impl Catalog {
         self.forget_departure(&peer);
         if self.graves.get(&peer).is_some() {
             let age = sighting.age();
-            let told = Told::new(sighting.record, sighting.at.min(now), age);
-            self.timers.insert((told.ends(), Due::Departure, peer));
-            self.known.departures.insert_mut(peer, told);
+            let told = Entry::of(sighting.record, sighting.at.min(now), age, Duration::MAX);
+            self.timers.insert((told.told().ends(), Due::Departure, peer));
+            self.known.departures.insert(Peer::new(u32::MAX, Arc::new(told)));
         }
     }
 
@@ -309,19 +313,19 @@ impl Catalog {
         arrival: Arrival,
         out: &mut Vec<Output>,
     ) -> Result<(), Ignored> {
-        let Arrival { mut sighting, expires, from, reach, is_owner } = arrival;
+        let Arrival { mut sighting, holds, from, reach, is_owner } = arrival;
         sighting.at = sighting.at.min(now);
         let peer = sighting.record.id();
-        if let Some(old) = self.known.get(&peer).cloned() {
-            let old_seq = old.record().seq();
+        if let Some(old) = self.known.peers.get(peer.as_bytes()).cloned() {
+            let old_seq = old.entry.record().seq();
             if sighting.record.seq() < old_seq {
                 let until = dead_until(now);
                 let grave = Grave { seq: old_seq, is_departure: false, until, was_known: true };
                 self.dig(peer, grave);
             }
-            let is_first_hand = is_owner || old.is_first_hand;
-            let (source, is_proven) = (old.source, old.is_proven);
-            let entry = Entry::new(sighting, expires, reach, source, is_proven, is_first_hand);
+            let mut entry = Entry::new(sighting, holds, reach);
+            entry.set_first_hand(is_owner || old.entry.is_first_hand());
+            entry.set_proven(old.entry.is_proven());
             let entry = Arc::new(entry);
             self.replace(&old, entry.clone());
             out.push(Output::Updated(entry));
@@ -331,9 +335,11 @@ impl Catalog {
         let weight = if is_owner { Weight::FirstHand } else { Weight::Hearsay };
         self.make_room(from, weight, !kept.is_empty(), out)?;
         self.forget_departure(&peer);
-        let is_proven = kept.session == Some(Direction::Outbound);
-        let entry = Arc::new(Entry::new(sighting, expires, reach, from, is_proven, is_owner));
-        self.put(entry.clone());
+        let mut entry = Entry::new(sighting, holds, reach);
+        entry.set_first_hand(is_owner);
+        entry.set_proven(kept.session == Some(Direction::Outbound));
+        let entry = Arc::new(entry);
+        self.put(entry.clone(), from);
         out.push(Output::Added(entry));
         Ok(())
     }
@@ -350,12 +356,12 @@ impl Catalog {
         let half = capacity / 2;
         let share = (capacity.saturating_sub(self.proven) / SHARES).max(1);
         if self.known.len() >= half {
-            let is_over = from.is_some_and(|from| self.shares.count(&from) >= share);
+            let is_over = from.is_some_and(|from| self.places.count(&from) >= share);
             if is_over && !is_protected {
                 return Err(Ignored::OverShare);
             }
             while self.known.len() >= half
-                && let Some(surplus) = self.shares.surplus(share)
+                && let Some(surplus) = self.places.surplus(share)
             {
                 self.evict(surplus, out);
             }
@@ -363,9 +369,9 @@ impl Catalog {
         if self.known.len() < capacity {
             return Ok(());
         }
-        match self.evictable.first() {
-            Some((lightest, _, victim)) if is_protected || *lightest <= weight => {
-                let victim = *victim;
+        match self.places.first_to_go() {
+            Some(first) if is_protected || first.weight() <= weight => {
+                let victim = first.id();
                 self.evict(victim, out);
                 Ok(())
             }
@@ -379,28 +385,49 @@ impl Catalog {
         }
     }
 
-    /// Ends what is known of a peer, and remembers it as dead.
-    fn end(&mut self, now: Instant, peer: &EndpointId, reason: Removal, out: &mut Vec<Output>) {
-        let Some(entry) = self.remove(peer) else { return };
+    /// Ends what is known of a peer, and remembers it as dead. Returns whether anything was.
+    fn end(
+        &mut self,
+        now: Instant,
+        peer: &EndpointId,
+        reason: Removal,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let Some(entry) = self.remove(peer) else { return false };
         let (seq, until) = (entry.record().seq(), dead_until(now));
         self.dig(*peer, Grave { seq, is_departure: false, until, was_known: true });
         out.push(Output::Removed { peer: *peer, reason });
+        true
     }
 
     fn expire(&mut self, now: Instant, out: &mut Vec<Output>) {
-        while let Some((at, due, peer)) = self.timers.first().copied()
-            && at <= now
-        {
-            self.timers.pop_first();
-            match due {
-                Due::Record => self.end(now, &peer, Removal::Expired, out),
-                Due::Departure => {
-                    self.known.departures.remove_mut(&peer);
+        loop {
+            let record = self.places.first_over().map(|entry| (entry.expires(), entry.id()));
+            let dead = self.timers.first().copied();
+            let is_record_first = record.is_some_and(|(at, _)| {
+                // At the same time the living come first.
+                at <= now && dead.is_none_or(|(dead, _, _)| at <= dead)
+            });
+            match (record, dead) {
+                (Some((_, peer)), _) if is_record_first => {
+                    // Who has a place is known, so that it does not go around without end.
+                    if !self.end(now, &peer, Removal::Expired, out) {
+                        break;
+                    }
                 }
-                Due::Grave => {
-                    self.graves.remove(&peer);
-                    self.forget_departure(&peer);
+                (_, Some((at, due, peer))) if at <= now => {
+                    self.timers.pop_first();
+                    match due {
+                        Due::Departure => {
+                            self.known.departures.remove(peer.as_bytes());
+                        }
+                        Due::Grave => {
+                            self.graves.remove(&peer);
+                            self.forget_departure(&peer);
+                        }
+                    }
                 }
+                _ => break,
             }
         }
     }
@@ -409,10 +436,10 @@ impl Catalog {
     fn come_nearer(&mut self, peer: &EndpointId, reach: Reach, out: &mut Vec<Output>) {
         let gains = |entry: &Arc<Entry>| {
             let usable = |reach| entry.record().addresses_from(reach).count();
-            reach < entry.reach && usable(reach) > usable(entry.reach)
+            reach < entry.reach() && usable(reach) > usable(entry.reach())
         };
         if self.known.get(peer).is_some_and(gains) {
-            self.rework(peer, |entry| entry.reach = reach);
+            self.rework(peer, |entry| entry.set_reach(reach));
             if let Some(entry) = self.known.get(peer) {
                 out.push(Output::Updated(entry.clone()));
             }
@@ -421,75 +448,62 @@ impl Catalog {
 
     /// Changes why a peer is kept.
     fn keep(&mut self, peer: EndpointId, change: impl FnOnce(&mut Kept)) {
-        if let Some(entry) = self.known.get(&peer).cloned() {
-            self.unlist(&entry);
+        let known = self.known.peers.get(peer.as_bytes()).cloned();
+        if let Some(known) = &known {
+            self.unlist(known);
         }
         let kept = self.kept.entry(peer).or_default();
         change(kept);
         if kept.is_empty() {
             self.kept.remove(&peer);
         }
-        if let Some(entry) = self.known.get(&peer).cloned() {
-            self.list(&entry);
+        if let Some(known) = &known {
+            self.list(known);
         }
     }
 
     /// Changes what is known about a peer beside its record.
     fn rework(&mut self, peer: &EndpointId, change: impl FnOnce(&mut Entry)) {
-        let Some(entry) = self.known.entries.get(peer).cloned() else { return };
-        self.unlist(&entry);
-        let mut changed = entry;
-        change(Arc::make_mut(&mut changed));
-        self.list(&changed);
-        self.known.entries.insert_mut(*peer, changed);
+        let Some(old) = self.known.peers.get(peer.as_bytes()).cloned() else { return };
+        let mut entry = Entry::clone(&old.entry);
+        change(&mut entry);
+        self.replace(&old, Arc::new(entry));
     }
 
     /// Puts an entry in the place of the old one of the same peer.
-    fn replace(&mut self, old: &Entry, entry: Arc<Entry>) {
-        self.timers.remove(&(old.expires, Due::Record, old.id()));
-        self.timers.insert((entry.expires, Due::Record, entry.id()));
+    fn replace(&mut self, old: &Peer, entry: Arc<Entry>) {
+        let peer = Peer::new(old.place, entry.clone());
         self.unlist(old);
-        self.list(&entry);
-        self.known.replace(old, entry);
+        self.places.replace(old.place, entry);
+        self.list(&peer);
+        self.known.replace(&old.entry, peer);
     }
 
-    fn put(&mut self, entry: Arc<Entry>) {
-        self.timers.insert((entry.expires, Due::Record, entry.id()));
-        self.list(&entry);
-        self.known.put(entry);
+    fn put(&mut self, entry: Arc<Entry>, from: Option<EndpointId>) {
+        let peer = Peer::new(self.places.add(entry.clone(), from), entry);
+        self.list(&peer);
+        self.known.put(peer);
     }
 
     fn remove(&mut self, peer: &EndpointId) -> Option<Arc<Entry>> {
-        let entry = self.known.take(peer)?;
-        self.timers.remove(&(entry.expires, Due::Record, *peer));
-        self.unlist(&entry);
-        Some(entry)
+        let known = self.known.take(peer)?;
+        self.unlist(&known);
+        self.places.remove(known.place);
+        Some(known.entry)
     }
 
-    /// Enters an entry into the lists that depend on its standing and on what protects it.
-    fn list(&mut self, entry: &Entry) {
-        let (id, since) = (entry.id(), entry.told.received());
-        self.proven = self.proven.saturating_add(entry.is_proven.into());
-        if self.kept.contains_key(&id) {
-            return;
-        }
-        self.evictable.insert((entry.weight(), since, id));
-        if let (Weight::Hearsay, Some(source)) = (entry.weight(), entry.source) {
-            self.shares.insert(source, since, id);
+    /// Enters a peer into the orders that depend on its standing and on what protects it.
+    fn list(&mut self, peer: &Peer) {
+        self.proven = self.proven.saturating_add(peer.entry.is_proven().into());
+        if !self.kept.contains_key(&peer.entry.id()) {
+            self.places.list(peer.place);
         }
     }
 
-    /// Undoes [`list`](Self::list); between the two neither may change.
-    fn unlist(&mut self, entry: &Entry) {
-        let (id, since) = (entry.id(), entry.told.received());
-        self.proven = self.proven.saturating_sub(entry.is_proven.into());
-        if self.kept.contains_key(&id) {
-            return;
-        }
-        self.evictable.remove(&(entry.weight(), since, id));
-        if let (Weight::Hearsay, Some(source)) = (entry.weight(), entry.source) {
-            self.shares.remove(source, since, id);
-        }
+    /// Undoes [`list`](Self::list).
+    fn unlist(&mut self, peer: &Peer) {
+        self.proven = self.proven.saturating_sub(peer.entry.is_proven().into());
+        self.places.unlist(peer.place);
     }
 
     fn dig(&mut self, peer: EndpointId, grave: Grave) {
@@ -510,10 +524,9 @@ impl Catalog {
     }
 
     fn forget_departure(&mut self, peer: &EndpointId) {
-        if let Some(told) = self.known.departures.get(peer) {
-            let end = told.ends();
+        if let Some(departure) = self.known.departures.remove(peer.as_bytes()) {
+            let end = departure.entry.told().ends();
             self.timers.remove(&(end, Due::Departure, *peer));
-            self.known.departures.remove_mut(peer);
         }
     }
 
@@ -527,18 +540,21 @@ impl Catalog {
 /// A record that may be taken, and all that is known of how it came.
 struct Arrival {
     sighting: Sighting,
-    expires: Instant,
+    /// For how long from its receipt it holds.
+    holds: Duration,
     from: Option<EndpointId>,
     reach: Reach,
     is_owner: bool,
 }
 
-/// When the record is over by the clock of this node; `None` if it is already.
-fn expiry(now: Instant, sighting: &Sighting, is_owner: bool) -> Option<Instant> {
+/// For how long from its receipt a record holds by the clock of this node; `None` if it is over already.
+fn remaining(now: Instant, sighting: &Sighting, is_owner: bool) -> Option<Duration> {
     let age = if is_owner { sighting.carried } else { sighting.age() };
     let remaining = sighting.record.ttl().as_duration().checked_sub(age)?;
+    // Whole milliseconds, as it is kept.
+    let remaining = Duration::from_millis(u64::try_from(remaining.as_millis()).ok()?);
     let expires = sighting.at.min(now).checked_add(remaining)?;
-    (expires > now).then_some(expires)
+    (expires > now).then_some(remaining)
 }
 
 /// Until when a record that dies now is remembered.

@@ -33,7 +33,7 @@
 //! | messages of each side | [`TURNS_MAX`], of which the last asks nothing | cut |
 //! | bytes that a side sends | what it may, [`ExchangeLimits::bytes`], or what the peer said that it accepts if that is less | cut; the peer's fault if it sends more |
 //! | records | each of ours is sent once, whatever is asked; one that comes lies in a range that we listed or wanted something of | the peer's fault |
-//! | memory | some 65 bytes per record of the snapshot, and at most 4 MiB for ranges that a hostile peer speaks of | |
+//! | memory | some 17 bytes per record of the snapshot, and at most 4 MiB for ranges that a hostile peer speaks of | |
 //! | silence, the whole | [`ExchangeLimits::silence`], [`ExchangeLimits::deadline`] | over |
 //!
 //! An exchange that is cut is no failure: what was transferred is, and the next goes on with what still differs. A record that
@@ -76,6 +76,7 @@ const ROOM_MIN: u64 = 2048;
 #[derive(Debug)]
 pub struct Exchange {
     role: Role,
+    /// Until the salt is known.
     snapshot: Snapshot,
     limits: ExchangeLimits,
     /// Until they are sent.
@@ -175,7 +176,7 @@ impl Exchange {
         self.started = Some(now);
         self.waiting = Some(now);
         if let Role::Initiator { salt } = self.role {
-            let mut ledger = Ledger::new(&self.snapshot, salt, now);
+            let mut ledger = Ledger::new(&std::mem::take(&mut self.snapshot), salt, now);
             ledger.begin();
             self.ledger = Some(ledger);
             if let Err(error) = self.speak(now, out) {
@@ -236,7 +237,7 @@ impl Exchange {
         let is_first = self.received.messages == 1;
         let (greeting, turn) = match (self.role, message) {
             (Role::Responder, Message::Open { salt, greeting, turn }) if is_first => {
-                self.ledger = Some(Ledger::new(&self.snapshot, salt, now));
+                self.ledger = Some(Ledger::new(&std::mem::take(&mut self.snapshot), salt, now));
                 (greeting, turn)
             }
             (Role::Initiator { .. }, Message::Accept { greeting, turn }) if is_first => {
@@ -266,11 +267,8 @@ impl Exchange {
         let room = usize::try_from(left).unwrap_or(usize::MAX).min(MESSAGE_MAX);
         let room = room.saturating_sub(spare);
         let may_ask = !is_last && !self.peer_is_cut;
-        let Composed { mut turn, used, is_short } = if self.is_cut {
-            Composed::default()
-        } else {
-            ledger.compose(&self.snapshot, now, room, may_ask)
-        };
+        let Composed { mut turn, used, is_short } =
+            if self.is_cut { Composed::default() } else { ledger.compose(now, room, may_ask) };
         // What a peer that answers no more cannot be asked is its cut, not ours.
         self.is_cut |= is_short && !self.peer_is_cut;
         let is_out = is_last || left.saturating_sub(count(used)) < ROOM_MIN;

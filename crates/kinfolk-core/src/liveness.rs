@@ -38,6 +38,9 @@ pub struct Liveness {
 }
 
 impl Liveness {
+    /// That of a peer that nothing speaks against.
+    pub(crate) const GOOD: Self = Self { failures: 0, probe_at: None };
+
     /// Counts a failed contact. One that fails before the peer is due again says nothing new, so that many callers who
     /// try at once do not make an outage longer than it is.
     pub fn failed(&mut self, now: Instant) {

@@ -1,8 +1,8 @@
 //! Where two catalogs differ: range-based set reconciliation over (id, version), for [`exchange`](crate::exchange).
 //!
 //! An `Index` is one side's catalog in the order of ids. It answers how a range of ids is best described to the other
-//! side, and what a description that came says about both. It never sees a record, sends nothing, keeps no budget and
-//! draws no random number.
+//! side, and what a description that came says about both. It never sees a record (whose it is and which one
+//! is all that it asks of what is in it), sends nothing, keeps no budget and draws no random number.
 //!
 //! A range is described by the sum of keyed hashes of what is in it, or, if that is little, by a list with a short tag and
 //! the version of each. Sums that differ are split into up to 16 parts, and a part with at most eight is
@@ -16,7 +16,6 @@
 use std::collections::BTreeMap;
 use std::ops::Range as Span;
 
-use iroh_base::EndpointId;
 use siphasher::sip::SipHasher13;
 
 use crate::record::{Record, Seq};
@@ -64,25 +63,25 @@ pub struct Version {
 
 impl Version {
     /// The version of a record.
-    pub const fn of(record: &Record) -> Self {
+    pub fn of(record: &Record) -> Self {
         Self { seq: record.seq(), is_departure: record.is_departure() }
     }
 }
 
-/// One node in an index.
-#[derive(Debug, Clone, Copy)]
-struct Item {
-    id: EndpointId,
-    version: Version,
-    hash: u64,
+/// What an index is made of.
+pub(crate) trait Versioned {
+    /// The node.
+    fn id(&self) -> &IdBytes;
+
+    /// Which of its records.
+    fn version(&self) -> Version;
 }
 
-/// One side's catalog in the order of ids, hashed with the salt of one exchange. It takes 64 bytes for each
-/// record.
+/// One side's catalog in the order of ids, hashed with the salt of one exchange. Beside the items it takes 8 bytes for each.
 #[derive(Debug)]
-pub(crate) struct Index {
+pub(crate) struct Index<T> {
     hasher: SipHasher13,
-    items: Vec<Item>,
+    items: Vec<T>,
     /// The sum of the hashes of the items before each; one more at the end.
     sums: Vec<u64>,
 }
@@ -96,20 +95,17 @@ pub(crate) struct Difference {
     pub(crate) theirs: Vec<usize>,
 }
 
-impl Index {
+impl<T: Versioned> Index<T> {
     /// Of two versions with one id, which no catalog has, the second would be listed as well.
-    pub(crate) fn new(known: impl Iterator<Item = (EndpointId, Version)>, salt: Salt) -> Self {
+    pub(crate) fn new(mut items: Vec<T>, salt: Salt) -> Self {
         let hasher = SipHasher13::new_with_key(salt.as_bytes());
-        let item = |(id, version)| Item::new(id, version, &hasher);
-        let mut items = Vec::with_capacity(known.size_hint().1.unwrap_or_default());
-        items.extend(known.map(item));
         // Nearly sorted as it comes, which this sort takes advantage of.
-        items.sort_by(|a, b| a.id.as_bytes().cmp(b.id.as_bytes()));
+        items.sort_by(|a, b| a.id().cmp(b.id()));
         let mut sums = Vec::with_capacity(items.len().saturating_add(1));
         let mut sum = 0_u64;
         sums.push(sum);
         for item in &items {
-            sum = sum.wrapping_add(item.hash);
+            sum = sum.wrapping_add(hash(item, &hasher));
             sums.push(sum);
         }
         Self { hasher, items, sums }
@@ -119,19 +115,19 @@ impl Index {
         self.items.len()
     }
 
-    /// The id at a place.
-    pub(crate) fn id(&self, at: usize) -> Option<&EndpointId> {
-        self.items.get(at).map(|item| &item.id)
+    /// What is at a place.
+    pub(crate) fn get(&self, at: usize) -> Option<&T> {
+        self.items.get(at)
     }
 
     /// The place of an id.
-    pub(crate) fn find(&self, id: &EndpointId) -> Option<usize> {
-        self.items.binary_search_by(|item| item.id.as_bytes().cmp(id.as_bytes())).ok()
+    pub(crate) fn find(&self, id: &IdBytes) -> Option<usize> {
+        self.items.binary_search_by(|item| item.id().cmp(id)).ok()
     }
 
     /// The first place at or behind an id.
     pub(crate) fn place(&self, id: &IdBytes) -> usize {
-        self.items.partition_point(|item| item.id.as_bytes() < id)
+        self.items.partition_point(|item| item.id() < id)
     }
 
     fn span(&self, from: &IdBytes, upper: &Bound) -> Span<usize> {
@@ -193,13 +189,13 @@ impl Index {
     fn list(&self, span: Span<usize>, listed: &mut Vec<usize>) -> Said {
         let items = self.items.get(span.clone()).unwrap_or_default();
         listed.extend(span);
-        let list = |item: &Item| Listed { tag: self.tag(item), version: item.version };
+        let list = |item: &T| Listed { tag: self.tag(item), version: item.version() };
         Said::List(items.iter().map(list).collect())
     }
 
     /// The shortest bound between an item and the one before.
     fn border(&self, at: usize) -> Bound {
-        let id = |at: usize| self.id(at).map(EndpointId::as_bytes);
+        let id = |at: usize| self.get(at).map(T::id);
         let (Some(before), Some(here)) = (at.checked_sub(1).and_then(id), id(at)) else {
             return Bound::End;
         };
@@ -229,8 +225,8 @@ impl Index {
                 difference.ours.push(at);
                 continue;
             };
-            *is_settled |= *version <= item.version;
-            if *version < item.version {
+            *is_settled |= *version <= item.version();
+            if *version < item.version() {
                 difference.ours.push(at);
             }
         }
@@ -240,28 +236,39 @@ impl Index {
         difference
     }
 
-    fn tag(&self, item: &Item) -> Tag {
-        Tag::from_hash(self.hasher.hash(item.id.as_bytes()))
+    fn tag(&self, item: &T) -> Tag {
+        Tag::from_hash(self.hasher.hash(item.id()))
     }
 }
 
-impl Item {
-    fn new(id: EndpointId, version: Version, hasher: &SipHasher13) -> Self {
-        let mut bytes = [0; 41];
-        if let Some((start, rest)) = bytes.split_first_chunk_mut() {
-            *start = *id.as_bytes();
-            if let Some((seq, rest)) = rest.split_first_chunk_mut() {
-                *seq = version.seq.get().to_le_bytes();
-                rest.fill(version.is_departure.into());
-            }
+fn hash(item: &impl Versioned, hasher: &SipHasher13) -> u64 {
+    let mut bytes = [0; 41];
+    if let Some((start, rest)) = bytes.split_first_chunk_mut() {
+        *start = *item.id();
+        if let Some((seq, rest)) = rest.split_first_chunk_mut() {
+            let version = item.version();
+            *seq = version.seq.get().to_le_bytes();
+            rest.fill(version.is_departure.into());
         }
-        Self { id, version, hash: hasher.hash(&bytes) }
     }
+    hasher.hash(&bytes)
 }
 
 #[cfg(test)]
 mod tests {
+    use iroh_base::EndpointId;
+
     use super::*;
+
+    impl Versioned for (EndpointId, Version) {
+        fn id(&self) -> &IdBytes {
+            self.0.as_bytes()
+        }
+
+        fn version(&self) -> Version {
+            self.1
+        }
+    }
 
     const FIRST: IdBytes = [0; 32];
     const SALT: Salt = Salt::from_bytes([1; 16]);
@@ -278,15 +285,18 @@ mod tests {
         Version { seq: Seq::new(seq), is_departure: false }
     }
 
-    fn index(items: impl IntoIterator<Item = (u32, Version)>, salt: Salt) -> Index {
-        Index::new(items.into_iter().map(|(n, version)| (id(n), version)), salt)
+    fn index(
+        items: impl IntoIterator<Item = (u32, Version)>,
+        salt: Salt,
+    ) -> Index<(EndpointId, Version)> {
+        Index::new(items.into_iter().map(|(n, version)| (id(n), version)).collect(), salt)
     }
 
-    fn all(count: u32) -> Index {
+    fn all(count: u32) -> Index<(EndpointId, Version)> {
         index((0..count).map(|n| (n, present(7))), SALT)
     }
 
-    fn total(index: &Index) -> u64 {
+    fn total(index: &Index<(EndpointId, Version)>) -> u64 {
         index.sum(&(0..index.len()))
     }
 
@@ -362,12 +372,12 @@ mod tests {
         let (ranges, listed) = theirs.describe(&FIRST, Bound::End, None);
         let [Range { said: Said::List(list), .. }] = &ranges[..] else { panic!("{ranges:?}") };
         let difference = ours.compare(&FIRST, &Bound::End, list);
-        let mut newer: Vec<_> = difference.ours.iter().map(|at| *ours.id(*at).unwrap()).collect();
+        let mut newer: Vec<_> = difference.ours.iter().map(|at| ours.get(*at).unwrap().0).collect();
         newer.sort();
         let mut expected = vec![id(1), id(2)];
         expected.sort();
         assert_eq!(newer, expected);
-        let wanted = difference.theirs.iter().map(|at| *theirs.id(listed[*at]).unwrap());
+        let wanted = difference.theirs.iter().map(|at| theirs.get(listed[*at]).unwrap().0);
         let mut wanted: Vec<_> = wanted.collect();
         wanted.sort();
         let mut expected = vec![id(3), id(4)];

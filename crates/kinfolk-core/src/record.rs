@@ -69,10 +69,13 @@ const SIGNATURE_CONTEXT: &[u8] = b"kinfolk record signature";
 
 const SIGNATURE_BYTES: usize = 64;
 
-/// A record whose signature was verified. Cloning it copies no bytes.
+/// A record whose signature was verified. Cloning it copies a pointer.
 #[derive(Clone)]
-pub struct Record {
-    bytes: Arc<[u8]>,
+pub struct Record(Arc<Verified>);
+
+/// What is read of a record once, so that nobody who has it reads it again, with its bytes.
+struct Verified {
+    bytes: Box<[u8]>,
     id: EndpointId,
     seq: Seq,
     issued_at: UnixMillis,
@@ -109,7 +112,7 @@ impl Record {
         id.verify(&message(RECORD_VERSION, head.body), &signature)
             .map_err(|_| RecordError::BadSignature)?;
         let record = Self::from_body(bytes, head.body, id)?;
-        let ahead = record.issued_at.since(clock);
+        let ahead = record.issued_at().since(clock);
         if ahead > CLOCK_SKEW_MAX {
             return Err(RecordError::FromFuture { ahead });
         }
@@ -135,48 +138,54 @@ impl Record {
         let (body, marks) = Body::decode(signed, id)?;
         let Body { seq, issued_at, ttl, presence, .. } = body;
         let kind = if presence.is_some() { Kind::Present } else { Kind::Departed };
-        Ok(Self { bytes: Arc::from(bytes), id, seq, issued_at, ttl, kind, marks })
+        let bytes = Box::from(bytes);
+        Ok(Self(Arc::new(Verified { bytes, id, seq, issued_at, ttl, kind, marks })))
     }
 
     /// Whose record it is: the key that signed it.
-    pub const fn id(&self) -> EndpointId {
-        self.id
+    pub fn id(&self) -> EndpointId {
+        self.0.id
+    }
+
+    /// The bytes of that id.
+    pub(crate) fn id_bytes(&self) -> &[u8; 32] {
+        self.0.id.as_bytes()
     }
 
     /// Which of this node's records it is.
-    pub const fn seq(&self) -> Seq {
-        self.seq
+    pub fn seq(&self) -> Seq {
+        self.0.seq
     }
 
     /// The signed bytes, to be stored and passed on as they are.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.0.bytes
     }
 
     /// Whether the node is there or has left.
-    pub const fn kind(&self) -> Kind {
-        self.kind
+    pub fn kind(&self) -> Kind {
+        self.0.kind
     }
 
     /// Whether it says that the node has left.
-    pub const fn is_departure(&self) -> bool {
-        matches!(self.kind, Kind::Departed)
+    pub fn is_departure(&self) -> bool {
+        matches!(self.0.kind, Kind::Departed)
     }
 
     /// When it was signed, by the signer's clock.
-    pub const fn issued_at(&self) -> UnixMillis {
-        self.issued_at
+    pub fn issued_at(&self) -> UnixMillis {
+        self.0.issued_at
     }
 
     /// For how long it holds from then on.
-    pub const fn ttl(&self) -> Ttl {
-        self.ttl
+    pub fn ttl(&self) -> Ttl {
+        self.0.ttl
     }
 
     /// Where the node says that it can be reached, in the order of their bytes. Which of these may be dialled depends on
     /// where the record came from, see [`Record::addresses_from`].
     pub fn addresses(&self) -> impl Iterator<Item = TransportAddr> + '_ {
-        self.list(self.marks.addresses, address::read)
+        self.list(self.0.marks.addresses, address::read)
     }
 
     /// The addresses that may be dialled if the record came from somebody at this distance. The owner of a record is no
@@ -187,23 +196,23 @@ impl Record {
 
     /// The id and those addresses together, as a dial takes them.
     pub fn endpoint_addr(&self, source: Reach) -> EndpointAddr {
-        EndpointAddr::from_parts(self.id, self.addresses_from(source))
+        EndpointAddr::from_parts(self.id(), self.addresses_from(source))
     }
 
     /// The topics that the node takes part in, smallest first.
     pub fn topics(&self) -> impl Iterator<Item = Topic> + '_ {
-        self.list(self.marks.topics, |reader| reader.field("topic").map(Topic::from_bytes))
+        self.list(self.0.marks.topics, |reader| reader.field("topic").map(Topic::from_bytes))
     }
 
     /// The streams that the node offers, smallest first.
     pub fn offers(&self) -> impl Iterator<Item = Offer> + '_ {
-        self.list(self.marks.offers, |reader| reader.field("offer").map(Offer::from_bytes))
+        self.list(self.0.marks.offers, |reader| reader.field("offer").map(Offer::from_bytes))
     }
 
     /// What later versions added.
     pub fn extensions(&self) -> Extensions {
         // The bytes were checked when they came in.
-        Extensions::parse(self.tail(self.marks.extensions)).unwrap_or_default()
+        Extensions::parse(self.tail(self.0.marks.extensions)).unwrap_or_default()
     }
 
     /// The elements of a list of the body. Its bytes were checked when they came in, so that an error cannot be.
@@ -212,7 +221,7 @@ impl Record {
         F: Fn(&mut Reader<'a>) -> Result<T, FrameError> + 'a,
     {
         let mut reader = Reader::new(self.tail(mark));
-        let count = match self.kind {
+        let count = match self.kind() {
             Kind::Present => reader.field::<u64>("count").unwrap_or_default(),
             Kind::Departed => 0,
         };
@@ -220,15 +229,15 @@ impl Record {
     }
 
     fn tail(&self, mark: u16) -> &[u8] {
-        let at = self.bytes.len().saturating_sub(mark.into());
-        self.bytes.get(at..).unwrap_or_default()
+        let at = self.bytes().len().saturating_sub(mark.into());
+        self.bytes().get(at..).unwrap_or_default()
     }
 }
 
 /// Two records are the same if their bytes are: everything else follows from these.
 impl PartialEq for Record {
     fn eq(&self, other: &Self) -> bool {
-        self.bytes == other.bytes
+        Arc::ptr_eq(&self.0, &other.0) || self.bytes() == other.bytes()
     }
 }
 
@@ -237,11 +246,11 @@ impl Eq for Record {}
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Record")
-            .field("id", &format_args!("{}", self.id.fmt_short()))
-            .field("kind", &self.kind)
-            .field("seq", &self.seq.get())
-            .field("issued_at", &self.issued_at.get())
-            .field("ttl", &self.ttl.as_secs())
+            .field("id", &format_args!("{}", self.id().fmt_short()))
+            .field("kind", &self.kind())
+            .field("seq", &self.seq().get())
+            .field("issued_at", &self.issued_at().get())
+            .field("ttl", &self.ttl().as_secs())
             .finish_non_exhaustive()
     }
 }

@@ -1,11 +1,13 @@
 //! One record in the catalog, and what this node knows about it by itself.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use iroh_base::{EndpointAddr, EndpointId, TransportAddr};
 
 use super::contract::Sighting;
 use crate::liveness::Liveness;
+use crate::reconcile::{Version, Versioned};
 use crate::record::{Reach, Record};
 
 /// A record with the time that it came in: how old it is goes on by the monotonic clock of this node alone.
@@ -13,13 +15,30 @@ use crate::record::{Reach, Record};
 pub struct Told {
     record: Record,
     received: Instant,
-    /// How old it was when it was received.
-    age: Duration,
+    /// How old it was when it was received: [`AGE`] bits of milliseconds. What this node knows of the peer fills the
+    /// rest, see [`Entry`].
+    age: u32,
+    /// How many milliseconds from then on it holds here. Not always what its age leaves: from its owner a record is taken whose
+    /// age by the clocks is larger.
+    holds: u32,
 }
 
+/// The bits of an age. Its milliseconds then reach three days, and no record lives longer than one.
+const AGE: u32 = 28;
+const AGE_MAX: u32 = (1 << AGE) - 1;
+
+/// Where in the same number the distance is of who told the record, and whether its peer was reached, and told it itself.
+const REACH: u32 = 0b11 << AGE;
+const PROVEN: u32 = 1 << 30;
+const FIRST_HAND: u32 = 1 << 31;
+
 impl Told {
-    pub(super) fn new(record: Record, received: Instant, age: Duration) -> Self {
-        Self { record, received, age }
+    fn new(record: Record, received: Instant, age: Duration, holds: Duration) -> Self {
+        // An age is never told as less than it is.
+        let age = age.as_nanos().div_ceil(1_000_000);
+        let age = u32::try_from(age).unwrap_or(AGE_MAX).min(AGE_MAX);
+        let holds = u32::try_from(holds.as_millis()).unwrap_or(u32::MAX);
+        Self { record, received, age, holds }
     }
 
     /// The record.
@@ -27,9 +46,10 @@ impl Told {
         &self.record
     }
 
-    /// How old it is: what is sent along when it is passed on.
+    /// How old it is: what is sent along when it is passed on. Of two that came more than three days old, and are passed on no
+    /// more, the age is the same.
     pub fn age(&self, now: Instant) -> Duration {
-        self.age.saturating_add(now.saturating_duration_since(self.received))
+        self.first_age().saturating_add(now.saturating_duration_since(self.received))
     }
 
     /// Whether anybody else would still take it.
@@ -39,12 +59,24 @@ impl Told {
 
     /// When nobody else would take it any more.
     pub(super) fn ends(&self) -> Instant {
-        let remaining = self.record.ttl().as_duration().saturating_sub(self.age);
+        let remaining = self.record.ttl().as_duration().saturating_sub(self.first_age());
         self.received.checked_add(remaining).unwrap_or(self.received)
     }
 
     pub(super) const fn received(&self) -> Instant {
         self.received
+    }
+
+    fn first_age(&self) -> Duration {
+        Duration::from_millis((self.age & AGE_MAX).into())
+    }
+
+    const fn is(&self, mark: u32) -> bool {
+        self.age & mark != 0
+    }
+
+    const fn mark(&mut self, mark: u32, is_set: bool) {
+        self.age = if is_set { self.age | mark } else { self.age & !mark };
     }
 }
 
@@ -60,38 +92,33 @@ pub enum Weight {
     Proven,
 }
 
-/// A peer in the catalog.
+/// A peer in the catalog. There may be a million of these, so that each bit has its place: 40 bytes.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    pub(super) told: Told,
-    pub(super) expires: Instant,
-    /// How far away the nearest of those is who handed this record over.
-    pub(super) reach: Reach,
-    /// Who brought the peer into the catalog. Later records do not change it: who is first to pass on a news is charged
-    /// for no place.
-    pub(super) source: Option<EndpointId>,
-    pub(super) is_proven: bool,
-    pub(super) is_first_hand: bool,
-    pub(super) liveness: Liveness,
+    told: Told,
+    /// `None` while nothing speaks against the peer, as of most.
+    liveness: Option<Box<Liveness>>,
 }
 
+const NEVER_MISSED: &Liveness = &Liveness::GOOD;
+
 impl Entry {
-    pub(super) fn new(
-        sighting: Sighting,
-        expires: Instant,
-        reach: Reach,
-        source: Option<EndpointId>,
-        is_proven: bool,
-        is_first_hand: bool,
-    ) -> Self {
+    /// An entry that nothing is known of but its record: it came in at this moment, holds for so long, and came from this
+    /// distance.
+    pub(super) fn new(sighting: Sighting, holds: Duration, reach: Reach) -> Self {
         let age = sighting.age();
-        let told = Told::new(sighting.record, sighting.at, age);
-        let liveness = Liveness::default();
-        Self { told, expires, reach, source, is_proven, is_first_hand, liveness }
+        let mut entry = Self::of(sighting.record, sighting.at, age, holds);
+        entry.set_reach(reach);
+        entry
+    }
+
+    /// The entry of a record that nobody else told.
+    pub(super) fn of(record: Record, received: Instant, age: Duration, holds: Duration) -> Self {
+        Self { told: Told::new(record, received, age, holds), liveness: None }
     }
 
     /// Whose record it is.
-    pub const fn id(&self) -> EndpointId {
+    pub fn id(&self) -> EndpointId {
         self.told.record.id()
     }
 
@@ -106,18 +133,25 @@ impl Entry {
     }
 
     /// When it is removed unless a newer one comes.
-    pub const fn expires(&self) -> Instant {
-        self.expires
+    pub fn expires(&self) -> Instant {
+        let received = self.told.received;
+        let holds = Duration::from_millis(self.told.holds.into());
+        received.checked_add(holds).unwrap_or(received)
     }
 
     /// Whether a session that we dialled has reached the peer. Otherwise its signature was checked, and no more.
     pub const fn is_proven(&self) -> bool {
-        self.is_proven
+        self.told.is(PROVEN)
+    }
+
+    /// Whether its owner told the record itself.
+    pub(super) const fn is_first_hand(&self) -> bool {
+        self.told.is(FIRST_HAND)
     }
 
     /// How the record came, and whether its owner was reached.
     pub const fn weight(&self) -> Weight {
-        match (self.is_proven, self.is_first_hand) {
+        match (self.is_proven(), self.is_first_hand()) {
             (true, _) => Weight::Proven,
             (false, true) => Weight::FirstHand,
             (false, false) => Weight::Hearsay,
@@ -125,17 +159,104 @@ impl Entry {
     }
 
     /// Whether the peer is worth contacting.
-    pub const fn liveness(&self) -> &Liveness {
-        &self.liveness
+    pub fn liveness(&self) -> &Liveness {
+        self.liveness.as_deref().unwrap_or(NEVER_MISSED)
     }
 
     /// The addresses of the record that may be dialled, given who handed it over.
     pub fn addresses(&self) -> impl Iterator<Item = TransportAddr> + '_ {
-        self.told.record.addresses_from(self.reach)
+        self.told.record.addresses_from(self.reach())
     }
 
     /// The peer with those addresses, as a dial takes them.
     pub fn endpoint_addr(&self) -> EndpointAddr {
-        self.told.record.endpoint_addr(self.reach)
+        self.told.record.endpoint_addr(self.reach())
+    }
+
+    /// How far away the nearest of those is who handed this record over.
+    pub(super) const fn reach(&self) -> Reach {
+        match (self.told.age & REACH) >> AGE {
+            0 => Reach::Machine,
+            1 => Reach::Site,
+            _ => Reach::World,
+        }
+    }
+
+    pub(super) const fn set_reach(&mut self, reach: Reach) {
+        let reach = match reach {
+            Reach::Machine => 0,
+            Reach::Site => 1,
+            Reach::World => 2,
+        };
+        self.told.age = (self.told.age & !REACH) | (reach << AGE);
+    }
+
+    pub(super) const fn set_proven(&mut self, is_proven: bool) {
+        self.told.mark(PROVEN, is_proven);
+    }
+
+    pub(super) const fn set_first_hand(&mut self, is_first_hand: bool) {
+        self.told.mark(FIRST_HAND, is_first_hand);
+    }
+
+    /// Counts a failed contact.
+    pub(super) fn missed(&mut self, now: Instant) {
+        self.liveness.get_or_insert_default().failed(now);
+    }
+
+    /// Forgets all failed contacts.
+    pub(super) fn restore(&mut self) {
+        self.liveness = None;
+    }
+}
+
+/// For the machine that compares catalogs: which record of whom.
+impl Versioned for Arc<Entry> {
+    fn id(&self) -> &[u8; 32] {
+        self.told.record.id_bytes()
+    }
+
+    fn version(&self) -> Version {
+        Version::of(&self.told.record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::tests::record;
+
+    #[test]
+    fn an_entry_takes_forty_bytes() {
+        assert_eq!(size_of::<Entry>(), 40);
+    }
+
+    #[test]
+    fn what_is_known_of_a_peer_changes_no_age() {
+        let now = Instant::now();
+        for age in [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(AGE_MAX.into())]
+        {
+            let mut entry = Entry::of(record(1, 1), now, age, Duration::from_secs(9));
+            for reach in [Reach::Machine, Reach::Site, Reach::World] {
+                for flags in 0..4 {
+                    entry.set_reach(reach);
+                    entry.set_proven(flags & 1 == 1);
+                    entry.set_first_hand(flags & 2 == 2);
+                    assert_eq!(entry.reach(), reach);
+                    assert_eq!(entry.is_proven(), flags & 1 == 1);
+                    assert_eq!(entry.is_first_hand(), flags & 2 == 2);
+                    assert_eq!(entry.told().age(now), age);
+                    assert_eq!(entry.expires(), now + Duration::from_secs(9));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_age_is_never_told_as_less_than_it_is_unless_the_record_is_long_over() {
+        let now = Instant::now();
+        let age = |age| Entry::of(record(1, 1), now, age, Duration::ZERO).told().age(now);
+        assert_eq!(age(Duration::from_nanos(1)), Duration::from_millis(1));
+        assert!(age(Duration::MAX) > crate::record::Ttl::MAX.as_duration());
     }
 }

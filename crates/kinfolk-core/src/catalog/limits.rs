@@ -4,8 +4,8 @@
 /// all the same keeps nothing where they stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogLimits {
-    /// Records of other nodes. Default 10 000: full membership of a network up to that size, at some 1 KiB each; a sample of
-    /// a larger one. Refreshing them all every ten minutes costs 3.3 KB/s.
+    /// Records of other nodes. Default 10 000: full membership of a network up to that size, at some 250 bytes each beside the record's own; a sample
+    /// of a larger one. Refreshing them all every ten minutes costs 3.3 KB/s.
     pub records: usize,
     /// Dead records remembered, so that nobody revives them: expired, departed, forgotten. About 250 bytes each,
     /// a tombstone that is still passed on some 400 more. Default 20 000, twice the records: all of them may die and be

@@ -1,111 +1,195 @@
 //! What a catalog knows at one moment, for whoever reads it beside the catalog.
 
+use std::cmp::Ordering;
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use iroh_base::EndpointId;
-use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 
 use super::entry::{Entry, Told};
-use crate::reconcile::Version;
+use super::tree::{Item, Tree};
 use crate::record::{Offer, Record, Topic};
 
 /// The bytes of an id: a key that has a smallest and a largest value.
 type IdBytes = [u8; 32];
-const FIRST: IdBytes = [0; 32];
-const LAST: IdBytes = [u8::MAX; 32];
+
+/// The first bytes of an id, as a number in the same order: they tell most ids apart, and lie where others need a look at
+/// the record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Prefix(u32);
+
+impl Prefix {
+    fn of(id: &IdBytes) -> Self {
+        let [first, second, third, fourth, ..] = *id;
+        Self(u32::from_be_bytes([first, second, third, fourth]))
+    }
+
+    /// The smallest id that begins so.
+    fn first_id(self) -> IdBytes {
+        let mut id = [0; 32];
+        id.iter_mut().zip(self.0.to_be_bytes()).for_each(|(to, from)| *to = from);
+        id
+    }
+}
+
+impl Item for Prefix {
+    type Key = Self;
+
+    fn key(&self) -> Self {
+        *self
+    }
+}
+
+/// One node in a snapshot.
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    prefix: Prefix,
+    /// Its place in the catalog's [`Places`](super::places::Places), if it has one.
+    pub(super) place: u32,
+    pub(super) entry: Arc<Entry>,
+}
+
+impl Peer {
+    pub(super) fn new(place: u32, entry: Arc<Entry>) -> Self {
+        Self { prefix: Prefix::of(entry.record().id_bytes()), place, entry }
+    }
+}
+
+impl Item for Peer {
+    type Key = IdBytes;
+
+    fn key(&self) -> IdBytes {
+        *self.entry.record().id_bytes()
+    }
+
+    fn order(&self, key: &IdBytes) -> Ordering {
+        let by_prefix = self.prefix.cmp(&Prefix::of(key));
+        by_prefix.then_with(|| self.entry.record().id_bytes().cmp(key))
+    }
+}
+
+/// Who names a tag, by the prefixes of their ids: whoever else has such a prefix is told apart by its record.
+#[derive(Debug, Clone)]
+struct Named<K> {
+    tag: K,
+    by: Tree<Prefix>,
+}
+
+impl<K: Ord + Copy + Debug> Item for Named<K> {
+    type Key = K;
+
+    fn key(&self) -> K {
+        self.tag
+    }
+}
 
 /// All that a catalog knows, as it was when the snapshot was taken. Cloning it, and taking it, copies nothing but
 /// pointers: it shares what has not changed with the catalog and with later snapshots.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    pub(super) own: Option<Told>,
-    pub(super) entries: RedBlackTreeMapSync<EndpointId, Arc<Entry>>,
-    pub(super) departures: RedBlackTreeMapSync<EndpointId, Told>,
-    topics: RedBlackTreeSetSync<(Topic, IdBytes)>,
-    offers: RedBlackTreeSetSync<(Offer, IdBytes)>,
+    pub(super) own: Option<Arc<Entry>>,
+    pub(super) peers: Tree<Peer>,
+    /// Tombstones, which have no place.
+    pub(super) departures: Tree<Peer>,
+    topics: Tree<Named<Topic>>,
+    offers: Tree<Named<Offer>>,
 }
 
 impl Snapshot {
     /// How many peers are known; this node is not one of them.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries.size()
+        self.peers.len()
     }
 
     /// Whether no peer is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.peers.is_empty()
     }
 
     /// What is known of a peer.
     #[must_use]
     pub fn get(&self, id: &EndpointId) -> Option<&Arc<Entry>> {
-        self.entries.get(id)
+        self.peers.get(id.as_bytes()).map(|peer| &peer.entry)
     }
 
     /// All peers, by id.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Entry>> {
-        self.entries.values()
+        self.peers.iter().map(|peer| &peer.entry)
     }
 
     /// All peers by id, beginning at this place in the order and going around: from random bytes, a way to pick peers at
     /// random.
     pub fn iter_from<'a>(&'a self, at: &'a IdBytes) -> impl Iterator<Item = &'a Arc<Entry>> {
-        let after = self.entries.range::<IdBytes, _>(at..);
-        let before = self.entries.range::<IdBytes, _>(..at);
-        after.chain(before).map(|(_, entry)| entry)
+        let before = self.peers.iter().take_while(|peer| peer.order(at).is_lt());
+        self.peers.iter_from(at).chain(before).map(|peer| &peer.entry)
     }
 
     /// The peers that take part in a topic.
     pub fn with_topic(&self, topic: &Topic) -> impl Iterator<Item = &Arc<Entry>> {
-        let ids = self.topics.range((*topic, FIRST)..=(*topic, LAST));
-        ids.filter_map(|(_, id)| self.entries.get::<IdBytes>(id))
+        let topic = *topic;
+        let by = self.topics.get(&topic).into_iter().flat_map(|named| named.by.iter());
+        by.flat_map(|prefix| self.beginning_with(*prefix))
+            .filter(move |entry| entry.record().topics().any(|other| other == topic))
     }
 
     /// The peers that offer a stream.
     pub fn with_offer(&self, offer: &Offer) -> impl Iterator<Item = &Arc<Entry>> {
-        let ids = self.offers.range((*offer, FIRST)..=(*offer, LAST));
-        ids.filter_map(|(_, id)| self.entries.get::<IdBytes>(id))
+        let offer = *offer;
+        let by = self.offers.get(&offer).into_iter().flat_map(|named| named.by.iter());
+        by.flat_map(|prefix| self.beginning_with(*prefix))
+            .filter(move |entry| entry.record().offers().any(|other| other == offer))
+    }
+
+    /// The peers whose ids begin so: hardly ever more than one.
+    fn beginning_with(&self, prefix: Prefix) -> impl Iterator<Item = &Arc<Entry>> {
+        let from = self.peers.iter_from(&prefix.first_id());
+        from.take_while(move |peer| peer.prefix == prefix).map(|peer| &peer.entry)
     }
 
     /// This node's own record.
     #[must_use]
     pub fn own(&self) -> Option<&Told> {
-        self.own.as_ref()
+        self.own.as_ref().map(|own| own.told())
     }
 
     /// What can be passed on: the own record, those of the peers, and tombstones; each with its age.
     pub fn relayable(&self, now: Instant) -> impl Iterator<Item = (&Record, Duration)> {
-        let peers = self.entries.values().map(|entry| entry.told());
+        let others = self.peers.iter().chain(self.departures.iter()).map(|peer| &peer.entry);
         self.own
             .iter()
-            .chain(peers)
-            .chain(self.departures.values())
+            .chain(others)
+            .map(|entry| entry.told())
             .filter(move |told| told.is_relayable(now))
             .map(move |told| (told.record(), told.age(now)))
     }
 
-    /// Whose records can be passed on, and which: mostly in the order of ids.
-    pub(crate) fn versions(&self, now: Instant) -> impl Iterator<Item = (EndpointId, Version)> {
+    /// What can be passed on, mostly in the order of ids.
+    pub(crate) fn relayed(&self, now: Instant) -> Vec<Arc<Entry>> {
         // In two passes: the way through a tree is a chain of looks into memory that wait for each other, those at the
         // records do not.
-        let peers = self.entries.values().map(|entry| entry.told());
-        let known: Vec<&Told> = peers.chain(self.departures.values()).chain(&self.own).collect();
-        known.into_iter().filter(move |told| told.is_relayable(now)).map(|told| {
-            let record = told.record();
-            (record.id(), Version::of(record))
-        })
+        let others = self.peers.iter().chain(self.departures.iter()).map(|peer| &peer.entry);
+        let mut known = Vec::with_capacity(self.len());
+        known.extend(others.chain(&self.own));
+        let mut relayed = Vec::with_capacity(known.len());
+        relayed.extend(known.into_iter().filter(|entry| entry.told().is_relayable(now)).cloned());
+        relayed
     }
 
     /// What can be passed on about one node, with its age.
     #[must_use]
     pub fn relayable_of(&self, id: &EndpointId, now: Instant) -> Option<(&Record, Duration)> {
-        let own = self.own.as_ref().filter(|own| own.record().id() == *id);
-        let entry = || self.entries.get(id).map(|entry| entry.told());
-        let told = own.or_else(entry).or_else(|| self.departures.get(id))?;
+        let own = self.own().filter(|own| own.record().id() == *id);
+        let known = || self.get(id).or_else(|| self.departure(id.as_bytes()));
+        let told = own.or_else(|| known().map(|entry| entry.told()))?;
         told.is_relayable(now).then(|| (told.record(), told.age(now)))
+    }
+
+    /// The tombstone of a node.
+    pub(super) fn departure(&self, id: &IdBytes) -> Option<&Arc<Entry>> {
+        self.departures.get(id).map(|peer| &peer.entry)
     }
 
     /// Whether these bytes are those of a record that is known already, so that its signature need not be checked again.
@@ -118,52 +202,79 @@ impl Snapshot {
     #[must_use]
     pub fn find(&self, bytes: &[u8]) -> Option<&Record> {
         let id = Record::claimed_id(bytes)?;
-        let entry = self.entries.get::<IdBytes>(id).map(|entry| entry.told());
-        let departure = self.departures.get::<IdBytes>(id);
-        let told = [entry, departure, self.own.as_ref()].into_iter().flatten();
-        told.map(Told::record).find(|record| record.bytes() == bytes)
+        let peer = self.peers.get(id).map(|peer| &peer.entry);
+        let known = [peer, self.departure(id), self.own.as_ref()].into_iter().flatten();
+        known.map(|entry| entry.record()).find(|record| record.bytes() == bytes)
     }
 
-    pub(super) fn put(&mut self, entry: Arc<Entry>) {
-        self.tag(&entry);
-        self.entries.insert_mut(entry.id(), entry);
+    pub(super) fn put(&mut self, peer: Peer) {
+        let entry = peer.entry.clone();
+        self.peers.insert(peer);
+        self.name(&entry);
     }
 
     /// Most new records of a peer name what the one before named, so that the indexes stay as they are.
-    pub(super) fn replace(&mut self, old: &Entry, entry: Arc<Entry>) {
+    pub(super) fn replace(&mut self, old: &Entry, peer: Peer) {
+        let entry = peer.entry.clone();
+        self.peers.insert(peer);
         let (before, after) = (old.record(), entry.record());
         if !before.topics().eq(after.topics()) || !before.offers().eq(after.offers()) {
-            self.untag(old);
-            self.tag(&entry);
+            self.unname(old);
+            self.name(&entry);
         }
-        self.entries.insert_mut(entry.id(), entry);
     }
 
-    pub(super) fn take(&mut self, id: &EndpointId) -> Option<Arc<Entry>> {
-        let entry = self.entries.get(id).cloned()?;
-        self.entries.remove_mut(id);
-        self.untag(&entry);
-        Some(entry)
+    pub(super) fn take(&mut self, id: &EndpointId) -> Option<Peer> {
+        let peer = self.peers.remove(id.as_bytes())?;
+        self.unname(&peer.entry);
+        Some(peer)
     }
 
-    fn tag(&mut self, entry: &Entry) {
-        let id = *entry.id().as_bytes();
-        entry.record().topics().for_each(|topic| self.topics.insert_mut((topic, id)));
-        entry.record().offers().for_each(|offer| self.offers.insert_mut((offer, id)));
+    /// Enters what a peer's record names.
+    fn name(&mut self, entry: &Entry) {
+        let prefix = Prefix::of(entry.record().id_bytes());
+        entry.record().topics().for_each(|topic| add(&mut self.topics, topic, prefix));
+        entry.record().offers().for_each(|offer| add(&mut self.offers, offer, prefix));
     }
 
-    fn untag(&mut self, entry: &Entry) {
-        let id = *entry.id().as_bytes();
-        for topic in entry.record().topics() {
-            self.topics.remove_mut(&(topic, id));
+    /// Removes what a record named that is here no longer, unless another one names it whose id begins in the same way.
+    fn unname(&mut self, gone: &Entry) {
+        let prefix = Prefix::of(gone.record().id_bytes());
+        let others: Vec<_> =
+            self.beginning_with(prefix).map(|entry| entry.record().clone()).collect();
+        for topic in gone.record().topics() {
+            if !others.iter().any(|record| record.topics().any(|other| other == topic)) {
+                subtract(&mut self.topics, &topic, prefix);
+            }
         }
-        for offer in entry.record().offers() {
-            self.offers.remove_mut(&(offer, id));
+        for offer in gone.record().offers() {
+            if !others.iter().any(|record| record.offers().any(|other| other == offer)) {
+                subtract(&mut self.offers, &offer, prefix);
+            }
         }
     }
 
     #[cfg(test)]
     pub(super) fn tags(&self) -> (usize, usize) {
-        (self.topics.size(), self.offers.size())
+        let topics = self.topics.iter().map(|named| named.by.len()).sum();
+        (topics, self.offers.iter().map(|named| named.by.len()).sum())
+    }
+}
+
+fn add<K: Ord + Copy + Debug>(names: &mut Tree<Named<K>>, tag: K, prefix: Prefix) {
+    if let Some(named) = names.get_mut(&tag) {
+        named.by.insert(prefix);
+    } else {
+        let mut by = Tree::default();
+        by.insert(prefix);
+        names.insert(Named { tag, by });
+    }
+}
+
+fn subtract<K: Ord + Copy + Debug>(names: &mut Tree<Named<K>>, tag: &K, prefix: Prefix) {
+    let Some(named) = names.get_mut(tag) else { return };
+    named.by.remove(&prefix);
+    if named.by.is_empty() {
+        names.remove(tag);
     }
 }

@@ -47,7 +47,7 @@ fn ip(text: &str) -> TransportAddr {
 }
 
 /// A record of `id(n)`, issued when the test begins.
-fn record(n: u32, seq: u64) -> Record {
+pub(super) fn record(n: u32, seq: u64) -> Record {
     draft().forge(id(n), Seq::new(seq), UnixMillis::new(CLOCK))
 }
 
@@ -175,18 +175,19 @@ impl Catalog {
         let entries = || self.known.iter();
         assert_eq!(self.proven, entries().filter(|entry| entry.is_proven()).count());
         let free = || entries().filter(|entry| !is_kept(&entry.id()));
-        assert_eq!(self.evictable.len(), free().count());
         let is_hearsay = |entry: &&Arc<Entry>| entry.weight() == Weight::Hearsay;
-        let loose = free().filter(is_hearsay).filter(|entry| entry.source.is_some());
-        assert_eq!(self.shares.len(), loose.count());
+        let loose = free().filter(is_hearsay).filter(|entry| self.places.has_source(&entry.id()));
+        let places = (self.known.len(), free().count(), loose.count());
+        assert_eq!(self.places.lens(), places);
+        self.places.check();
         let topics = entries().map(|entry| entry.record().topics().count()).sum();
         let offers = entries().map(|entry| entry.record().offers().count()).sum();
         assert_eq!(self.known.tags(), (topics, offers));
-        let departures = self.known.departures.size();
-        assert_eq!(self.timers.len(), self.known.len() + self.graves.len() + departures);
-        for (id, told) in self.known.departures.iter() {
-            assert!(self.graves.get(id).is_some() && told.record().is_departure());
-            assert!(self.known.get(id).is_none());
+        assert_eq!(self.timers.len(), self.graves.len() + self.known.departures.len());
+        for departure in self.known.departures.iter() {
+            let record = departure.entry.record();
+            assert!(self.graves.get(&record.id()).is_some() && record.is_departure());
+            assert!(self.known.get(&record.id()).is_none());
         }
         assert!(entries().all(|entry| !entry.record().is_departure()));
         assert!(entries().all(|entry| entry.id() != self.me));

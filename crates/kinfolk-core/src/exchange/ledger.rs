@@ -4,10 +4,11 @@
 //! peer's message means. It knows nothing of turns, bytes in all, or time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::contract::ExchangeError;
-use crate::catalog::Snapshot;
+use crate::catalog::{Entry, Snapshot};
 use crate::reconcile::{Index, Salt};
 use crate::record::Record;
 use crate::wire::exchange::{
@@ -31,7 +32,8 @@ enum Standing {
 /// See the module page.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    index: Index,
+    /// What this side knew when the exchange began.
+    index: Index<Arc<Entry>>,
     /// Whose ids are asked about first, and whose records are sent first.
     place: IdBytes,
     /// The place of the own record.
@@ -53,8 +55,8 @@ pub(super) struct Ledger {
 
 impl Ledger {
     pub(super) fn new(snapshot: &Snapshot, salt: Salt, now: Instant) -> Self {
-        let index = Index::new(snapshot.versions(now), salt);
-        let own = snapshot.own().and_then(|own| index.find(&own.record().id()));
+        let index = Index::new(snapshot.relayed(now), salt);
+        let own = snapshot.own().and_then(|own| index.find(own.record().id_bytes()));
         let place = salt.place();
         Self {
             place,
@@ -130,13 +132,7 @@ impl Ledger {
     }
 
     /// What to say in this many bytes. If nothing may be asked, it is records alone, and what was to be asked is given up.
-    pub(super) fn compose(
-        &mut self,
-        snapshot: &Snapshot,
-        now: Instant,
-        room: usize,
-        may_ask: bool,
-    ) -> Composed {
+    pub(super) fn compose(&mut self, now: Instant, room: usize, may_ask: bool) -> Composed {
         self.listed.clear();
         let mut turn = Turn::default();
         let mut wants = std::mem::take(&mut self.wants);
@@ -156,7 +152,7 @@ impl Ledger {
             is_short = true;
             self.owed.clear();
         }
-        let left = self.fill(&mut turn, snapshot, now, left);
+        let left = self.fill(&mut turn, now, left);
         Composed { turn, used: room.saturating_sub(left), is_short }
     }
 
@@ -205,16 +201,15 @@ impl Ledger {
     }
 
     /// Adds as many of the records that are queued as there is room for. Returns the room that is left.
-    fn fill(&mut self, turn: &mut Turn, snapshot: &Snapshot, now: Instant, room: usize) -> usize {
+    fn fill(&mut self, turn: &mut Turn, now: Instant, room: usize) -> usize {
         let mut room = room;
         while turn.records.len() < RECORDS_MAX
             && let Some(at) = self.next()
         {
-            let id = self.index.id(at);
-            let record = id.and_then(|id| snapshot.relayable_of(id, now));
+            let told = self.index.get(at).map(|entry| entry.told());
             // Its time may be over meanwhile.
-            if let Some((record, age)) = record {
-                let relayed = Relayed::new(age, record.bytes());
+            if let Some(told) = told.filter(|told| told.is_relayable(now)) {
+                let relayed = Relayed::new(told.age(now), told.record().bytes());
                 let Some(left) = room.checked_sub(relayed.size()) else { break };
                 room = left;
                 turn.records.push(relayed);

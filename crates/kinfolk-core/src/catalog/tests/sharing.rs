@@ -231,6 +231,53 @@ fn peers_are_found_by_topic_and_by_offer() {
 }
 
 #[test]
+fn peers_whose_ids_begin_alike_are_told_apart() {
+    let mut world = World::new();
+    let (wind, rain) = (Topic::from_name("wind"), Topic::from_name("rain"));
+    let is_point = |last: &u8| {
+        let mut bytes = [7; 32];
+        bytes[31] = *last;
+        EndpointId::from_bytes(&bytes).is_ok()
+    };
+    let alike: Vec<_> = (0..128).filter(is_point).take(3).collect();
+    let alike = alike.into_iter().map(|last| {
+        let mut bytes = [7; 32];
+        bytes[31] = last;
+        EndpointId::from_bytes(&bytes).unwrap()
+    });
+    let [a, b, c] = alike.collect::<Vec<_>>().try_into().unwrap();
+    let say = |world: &mut World, peer, seq, topic| {
+        let mut draft = Draft::new(network());
+        draft.add_topic(topic).unwrap();
+        let record = draft.forge(peer, Seq::new(seq), UnixMillis::new(CLOCK));
+        let source = Source::Peer { peer: id(STRANGER), reach: Reach::World };
+        let sighting = Sighting::new(record, world.now, world.clock(), Duration::ZERO);
+        // Beside the full check, which takes ids that are told apart by their beginnings.
+        world.catalog.handle(world.now, Input::Heard { sighting, source }, &mut world.out);
+    };
+    let found = |world: &World, topic: &Topic| {
+        let known = world.catalog.known();
+        known.with_topic(topic).map(|entry| entry.id()).collect::<Vec<_>>()
+    };
+    say(&mut world, a, 1, wind);
+    say(&mut world, b, 1, wind);
+    say(&mut world, c, 1, rain);
+    assert_eq!(found(&world, &wind), [a, b]);
+    assert_eq!(found(&world, &rain), [c]);
+    say(&mut world, a, 2, rain);
+    assert_eq!(found(&world, &wind), [b]);
+    assert_eq!(found(&world, &rain), [a, c]);
+    let now = world.now;
+    world.catalog.handle(now, Input::Forget(b), &mut Vec::new());
+    world.catalog.handle(now, Input::Forget(c), &mut Vec::new());
+    assert!(found(&world, &wind).is_empty());
+    assert_eq!(found(&world, &rain), [a]);
+    world.catalog.handle(now, Input::Forget(a), &mut Vec::new());
+    assert!(found(&world, &rain).is_empty());
+    assert_eq!(world.catalog.known().tags(), (0, 0));
+}
+
+#[test]
 fn a_snapshot_stays_as_it_was() {
     let mut world = World::new();
     world.hear(record(1, 5));
