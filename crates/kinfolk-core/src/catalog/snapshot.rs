@@ -166,15 +166,26 @@ impl Snapshot {
             .map(move |told| (told.record(), told.age(now)))
     }
 
-    /// What can be passed on, mostly in the order of ids.
+    /// What can be passed on, in the order of ids.
     pub(crate) fn relayed(&self, now: Instant) -> Vec<Arc<Entry>> {
+        let is_relayed = |entry: &&Arc<Entry>| entry.told().is_relayable(now);
+        let mut others: Vec<_> = self.departures.iter().map(|peer| &peer.entry).collect();
+        others.extend(&self.own);
+        others.sort_by(|one, other| one.record().id_bytes().cmp(other.record().id_bytes()));
         // In two passes: the way through a tree is a chain of looks into memory that wait for each other, those at the
-        // records do not.
-        let others = self.peers.iter().chain(self.departures.iter()).map(|peer| &peer.entry);
-        let mut known = Vec::with_capacity(self.len());
-        known.extend(others.chain(&self.own));
-        let mut relayed = Vec::with_capacity(known.len());
-        relayed.extend(known.into_iter().filter(|entry| entry.told().is_relayable(now)).cloned());
+        // records do not. And the peers are in order already, so that only where the others belong has to be found.
+        let peers: Vec<_> = self.peers.iter().map(|peer| &peer.entry).collect();
+        let mut peers = &peers[..];
+        let mut relayed = Vec::with_capacity(peers.len().saturating_add(others.len()));
+        for other in others {
+            let id = other.record().id_bytes();
+            let before = peers.partition_point(|entry| entry.record().id_bytes() < id);
+            let (first, rest) = peers.split_at_checked(before).unwrap_or((peers, &[]));
+            relayed.extend(first.iter().copied().filter(is_relayed).cloned());
+            relayed.extend(Some(other).filter(is_relayed).cloned());
+            peers = rest;
+        }
+        relayed.extend(peers.iter().copied().filter(is_relayed).cloned());
         relayed
     }
 
