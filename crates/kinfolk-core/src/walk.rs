@@ -22,6 +22,14 @@
 //! Random known peers are found by looking around a random place in the order of ids, at the cost of a few look-ups however
 //! many are known; looking at several there evens out that some ids have more room before them than others.
 //!
+//! # Neighbours
+//!
+//! A visit to a neighbour, with whom there is a session in any case, costs no handshake. So all but one visit in [`ABROAD`] go to neighbours, in
+//! two cases: while visits follow each other quickly, as each dial would open a session beside those of the last ones;
+//! and once the walk has met [`ENOUGH`] peers. In between it goes on as above, to meet them. A neighbour is due if it was not visited of
+//! late and has not begun an exchange with us since there was news. If none is due and there is no much news, that is as good as
+//! a visit without news, and the walk waits. A neighbour whose last visit failed is none.
+//!
 //! # When
 //!
 //! News is what this node's catalog took, whether a visit brought it or a peer that came by itself. After much news, one
@@ -97,6 +105,16 @@ const WINDOW: usize = 16;
 /// Random places that are looked at before the walk falls back on peers that it has visited.
 const PLACES: usize = 4;
 
+/// One in so many visits goes to whoever it may be, although there are neighbours: a walk that stayed with them would never
+/// leave a part of the network, or a crowd that has gathered around it (a guess).
+pub const ABROAD: u64 = 4;
+
+/// While the wait is bounded by less than this, sessions that visits open would all be there at once (they linger for some seconds).
+const BUSY: Duration = Duration::from_secs(1);
+
+/// Peers whose last visit failed, and that are not preferred for being neighbours.
+const SILENT_MAX: usize = 64;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     /// `None` before the first wake-up, and when there is nothing to wait for.
@@ -125,6 +143,8 @@ struct Look<'a> {
     view: View<'a>,
     /// Whether peers may be chosen whose addresses are hearsay.
     follows: bool,
+    /// Whether the walk has met enough peers.
+    is_settled: bool,
 }
 
 /// The machine; see the module page. A `now` that is earlier than one before counts as no time passing.
@@ -137,6 +157,12 @@ pub struct Walk {
     /// How often the bound of the wait was doubled; at zero there is no wait.
     level: u32,
     visited: Memory,
+    /// Peers that have exchanged with us by themselves.
+    callers: Memory,
+    /// Peers whose last visit failed.
+    silent: Memory,
+    /// When an exchange last brought something.
+    learnt_at: Option<Instant>,
     /// The peers that the last visit brought.
     trail: Vec<EndpointId>,
     /// Peers that have shown up.
@@ -165,6 +191,9 @@ impl Walk {
             step: Step::Resting { until: None },
             level: 0,
             visited: Memory::new(limits.visited),
+            callers: Memory::new(limits.visited),
+            silent: Memory::new(SILENT_MAX),
+            learnt_at: None,
             trail: Vec::new(),
             hints: VecDeque::new(),
             dropped_hints: 0,
@@ -196,8 +225,12 @@ impl Walk {
                     self.end(now, peer, visit, view);
                 }
             }
-            Input::Told { learnt } => {
+            Input::Told { by, learnt } => {
+                if let Some(peer) = by {
+                    self.callers.enter(now, peer);
+                }
                 if learnt > 0 {
+                    self.learnt_at = Some(now);
                     self.speed_up(learnt, view);
                     self.rest_at_most(now, view);
                 }
@@ -266,6 +299,11 @@ impl Walk {
         let is_redeemable = matches!(self.step, Step::Visiting { stake: Stake::Failure, .. });
         // One that failed counts as well: of a peer that is connected and silent the catalog thinks no less.
         self.visited.enter(now, peer);
+        if visit == Visit::Failed {
+            self.silent.enter(now, peer);
+        } else {
+            self.silent.forget(&peer);
+        }
         match visit {
             Visit::Exchanged { learnt, brought } => {
                 if is_redeemable {
@@ -280,6 +318,7 @@ impl Walk {
                 if learnt == 0 {
                     self.slow_down();
                 } else {
+                    self.learnt_at = Some(now);
                     self.speed_up(learnt, view);
                 }
             }
@@ -360,7 +399,7 @@ impl Walk {
         }
         let is_settled = self.is_settled(now, view);
         let follows = if is_settled { self.is_feeler_due(now) } else { self.hearsay.has(now) };
-        let peer = self.pick_next(Look { now, view, follows })?;
+        let peer = self.pick_next(Look { now, view, follows, is_settled })?;
         let stake = match (is_hearsay(&peer, view), is_settled) {
             (false, _) => Stake::Nothing,
             (true, false) => Stake::Failure,
@@ -396,6 +435,17 @@ impl Walk {
 
     fn pick_next(&mut self, look: Look<'_>) -> Option<EndpointId> {
         let view = look.view;
+        if self.stays_with_neighbours(look) && below(&mut self.rng, ABROAD) != 0 {
+            let peers: Vec<_> = self.neighbours(view).collect();
+            let due: Vec<_> =
+                peers.iter().copied().filter(|id| self.is_due(look.now, id)).collect();
+            let next = self.choose(look, due.into_iter());
+            // These have just told what there is, and it was not much: no dial would be worth more.
+            let is_told = !peers.is_empty() && self.level > 0 && !self.is_woken;
+            if next.is_some() || is_told {
+                return next;
+            }
+        }
         if !self.trail.is_empty() && self.first == 0 && below(&mut self.rng, RESET) != 0 {
             let trail = std::mem::take(&mut self.trail);
             let next = self.choose(look, trail.iter().copied());
@@ -417,6 +467,30 @@ impl Walk {
             self.pick_known(look).or_else(|| self.pick_bootstrap(look))
         };
         next.or_else(|| self.pick_last_resort(view))
+    }
+
+    /// Whether neighbours are preferred: while one visit follows the other, so that no crowd of sessions is opened at once, and
+    /// once the walk has met enough others.
+    fn stays_with_neighbours(&self, look: Look<'_>) -> bool {
+        let is_busy = self.bound(self.level) < BUSY;
+        self.first == 0 && !look.view.neighbours.is_empty() && (is_busy || look.is_settled)
+    }
+
+    /// The neighbours that are worth a visit.
+    fn neighbours<'a>(&'a self, view: View<'a>) -> impl Iterator<Item = EndpointId> + 'a {
+        let neighbours = view.neighbours.iter().copied();
+        neighbours.filter(|id| *id != self.me && self.silent.last_visit(id).is_none())
+    }
+
+    /// Whether there is something to tell to a peer, or it may have something to tell: it has not exchanged with us by itself a moment
+    /// ago, or there was news since.
+    fn is_due(&self, now: Instant, peer: &EndpointId) -> bool {
+        let call = self.callers.last_visit(peer);
+        self.is_woken
+            || call.is_none_or(|at| {
+                now.saturating_duration_since(at) >= self.limits.revisit
+                    || self.learnt_at > Some(at)
+            })
     }
 
     fn pick_bootstrap(&mut self, look: Look<'_>) -> Option<EndpointId> {
@@ -457,7 +531,7 @@ impl Walk {
 
     /// How much speaks for visiting a peer; zero if it must not be visited now.
     fn weight(&self, look: Look<'_>, peer: &EndpointId) -> u64 {
-        let Look { now, view, follows } = look;
+        let Look { now, view, follows, .. } = look;
         let entry = view.known.get(peer);
         let last_visit = self.visited.last_visit(peer);
         let is_recent =
@@ -538,7 +612,7 @@ fn is_hearsay(peer: &EndpointId, view: View<'_>) -> bool {
         Weight::FirstHand => entry.liveness().failures() == 0,
         Weight::Hearsay => false,
     });
-    !is_backed && !view.bootstrap.contains(peer)
+    !is_backed && !view.bootstrap.contains(peer) && !view.neighbours.contains(peer)
 }
 
 /// A random number below `bound`; zero if that is zero.

@@ -31,6 +31,7 @@ use crate::discovery::own::Own;
 use crate::discovery::records::Records;
 use crate::error::NodeClosed;
 use crate::events::NodeEvent;
+use crate::feed::Feed;
 use crate::metrics::{Counters, Family};
 use crate::monitor::Monitors;
 use crate::node::terminal::Terminal;
@@ -49,7 +50,7 @@ pub(crate) struct Context {
     pub(crate) limits: Limits,
     pub(crate) counters: Counters,
     /// `None` once the node has ended, so that whoever listens gets to the end.
-    events: Mutex<Option<broadcast::Sender<NodeEvent>>>,
+    events: Mutex<Option<Feed<NodeEvent>>>,
     pub(crate) monitors: Monitors,
     pub(crate) services: Services,
     pub(crate) directory: Directory,
@@ -138,7 +139,7 @@ impl Context {
             id,
             network,
             counters: Counters::default(),
-            events: Mutex::new(Some(broadcast::Sender::new(limits.events))),
+            events: Mutex::new(Some(Feed::new(limits.events))),
             monitors: Monitors::default(),
             services: Services::default(),
             directory: Directory::default(),
@@ -179,13 +180,13 @@ impl Context {
     /// Tells whoever listens; nobody may.
     pub(crate) fn emit(&self, event: NodeEvent) {
         if let Some(events) = lock(&self.events).as_ref() {
-            let _ = events.send(event);
+            events.tell(event);
         }
     }
 
     /// What happens from now on; `None` once the node has ended.
     pub(crate) fn subscribe(&self) -> Option<broadcast::Receiver<NodeEvent>> {
-        lock(&self.events).as_ref().map(broadcast::Sender::subscribe)
+        lock(&self.events).as_ref().map(Feed::subscribe)
     }
 
     /// Lets timers be made by a caller that is not on a tokio runtime: they are then of the node's.
@@ -313,7 +314,7 @@ impl Context {
             return;
         }
         if let Some(events) = lock(&self.events).take() {
-            let _ = events.send(NodeEvent::Ended { reason });
+            events.tell(NodeEvent::Ended { reason });
         }
         // A handler may hold a handle of this node; kept here, the two would keep each other for ever. What it drops is the app's, and
         // may panic.

@@ -178,7 +178,7 @@ mod injection {
         Discovery Callback [DiscoveryPreStart, DiscoverySupervise, DiscoveryPostStop];
         Discovery Message [
             DiscoveryExpire, DiscoveryRenew, DiscoveryOwnNews, DiscoveryNumbered, DiscoveryMet, DiscoverySought, DiscoveryNetworkNews, DiscoveryAnswer,
-            DiscoveryVisit, DiscoverySync, DiscoveryFound, DiscoveryDepart, DiscoveryStartWalker, DiscoveryStartAnnouncer, DiscoveryPulse, DiscoveryTaskPanicked,
+            DiscoveryVisit, DiscoverySync, DiscoveryFound, DiscoveryErrandOver, DiscoveryDepart, DiscoveryStartWalker, DiscoveryStartAnnouncer, DiscoveryPulse, DiscoveryTaskPanicked,
         ];
         Discovery Task [DiscoveryClock, DiscoveryRenewal, DiscoveryRestart, DiscoveryLetsGo, DiscoverySaves, DiscoveryKeeps, DiscoveryLooks];
         Walker Callback [WalkerPreStart];

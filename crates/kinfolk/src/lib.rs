@@ -87,6 +87,7 @@ mod events;
 mod fault;
 #[cfg(feature = "fault-injection")]
 pub mod fault;
+mod feed;
 mod local_only;
 mod metrics;
 mod monitor;

@@ -103,7 +103,7 @@ impl Family {
             Self::RecordRemoved => "Records that the catalog let go.",
             Self::ExchangeEnded => "Exchanges that ended.",
             Self::AnnouncementDropped => "Announcements that were not taken or not made.",
-            Self::NewsDropped => "News of peers for which there was no room.",
+            Self::NewsDropped => "News of peers that came to nothing.",
             Self::Store => "Defects of what an earlier life has left.",
             Self::HintDropped => "Hints of the local network that were not passed on.",
             Self::MdnsFailed => "Times that discovery on the local network did not work.",
@@ -294,7 +294,8 @@ pub struct DiscoveryMetrics {
     pub exchanges: BTreeMap<&'static str, u64>,
     /// Signatures checked.
     pub signatures_checked: u64,
-    /// News of peers that found no room on its way to an actor, by what it was: `moved`, `found` or `met`.
+    /// News of peers that came to nothing, by what it was: `moved`, `found` or `met` found no room on its way to an actor; `visit` is a
+    /// peer that showed up and got no visit of its own, as too many waited or its address was hearsay and no visit might fail.
     pub news_dropped: BTreeMap<&'static str, u64>,
     /// What was found wrong in the state directory when the node started.
     pub store_defects: BTreeMap<&'static str, u64>,

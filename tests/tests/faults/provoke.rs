@@ -340,6 +340,7 @@ pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
         | P::DiscoverySupervise
         | P::DiscoverySync
         | P::DiscoveryFound
+        | P::DiscoveryErrandOver
         | P::WalkerTick
         | P::AnnouncerFound
         | P::AnnouncerReceived

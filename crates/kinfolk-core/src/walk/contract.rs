@@ -13,6 +13,9 @@ pub struct View<'a> {
     /// start the ones that an earlier run has proven: some dozens, as they are looked through for each choice. Nobody else
     /// may write here, as these are dialled whatever others say.
     pub bootstrap: &'a [EndpointId],
+    /// Peers with whom the node keeps a session in any case, so that a visit costs no handshake: a handful. Sessions that end in a
+    /// moment do not count, or those would be visited again and again that were visited before.
+    pub neighbours: &'a [EndpointId],
 }
 
 /// Why a walk is woken.
@@ -42,8 +45,10 @@ pub enum Input<'a> {
         /// What came of it.
         visit: Visit<'a>,
     },
-    /// An exchange that a peer began has taught us so many records.
+    /// An exchange is over that was no visit of this walk, or a visit that failed.
     Told {
+        /// The peer that began it, if it went to its end or to its bound: there is no reason to visit it as well.
+        by: Option<EndpointId>,
         /// What the catalog took: new peers, newer records of known ones, tombstones.
         learnt: usize,
     },

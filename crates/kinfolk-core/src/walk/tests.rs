@@ -33,6 +33,7 @@ struct Scene {
     catalog: Catalog,
     walk: Walk,
     bootstrap: Vec<EndpointId>,
+    neighbours: Vec<EndpointId>,
     start: Instant,
     now: Instant,
 }
@@ -48,6 +49,7 @@ impl Scene {
             catalog: Catalog::new(id(ME), CatalogLimits::default()),
             walk: Walk::new(id(ME), limits, [seed; 32]),
             bootstrap: bootstrap.iter().copied().map(id).collect(),
+            neighbours: Vec::new(),
             start,
             now: start,
         }
@@ -81,7 +83,8 @@ impl Scene {
     }
 
     fn say(&mut self, input: Input<'_>) -> Option<EndpointId> {
-        let view = View { known: self.catalog.known(), bootstrap: &self.bootstrap };
+        let (known, bootstrap) = (self.catalog.known(), &self.bootstrap);
+        let view = View { known, bootstrap, neighbours: &self.neighbours };
         let mut out = Vec::new();
         self.walk.handle(self.now, input, view, &mut out);
         assert!(out.len() <= 1);
@@ -495,15 +498,123 @@ fn what_peers_told_us_of_their_own_accord_wakes_if_it_is_much_and_shortens_the_w
     scene.walk.level = 10;
     scene.know(2..500);
     let told = scene.now;
-    assert_eq!(scene.say(Input::Told { learnt: 3 }), None);
+    assert_eq!(scene.say(Input::Told { by: None, learnt: 3 }), None);
     assert_eq!(scene.walk.level, 9);
-    assert_eq!(scene.say(Input::Told { learnt: 0 }), None);
+    assert_eq!(scene.say(Input::Told { by: None, learnt: 0 }), None);
     assert_eq!(scene.walk.level, 9);
-    scene.say(Input::Told { learnt: 498 });
+    scene.say(Input::Told { by: None, learnt: 498 });
     if scene.walk.visiting().is_none() {
         scene.wait();
     }
     assert!(scene.now - told <= 10 * MILLI);
+}
+
+/// A walk with four neighbours among many peers, past its first visit.
+fn among_neighbours(seed: u8) -> Scene {
+    let mut scene = Scene::with(WalkLimits::default(), seed, &[1]);
+    scene.know(1..200);
+    let peer = scene.wake(Wake::Started).unwrap();
+    scene.end(peer, 10, &[]);
+    scene.neighbours = (10..14).map(id).collect();
+    scene
+}
+
+#[test]
+fn all_but_one_visit_in_four_go_to_neighbours_while_any_is_due() {
+    let mut to_neighbours = 0;
+    for seed in 0..200 {
+        let mut scene = among_neighbours(seed);
+        let next = scene.wait();
+        to_neighbours += usize::from(scene.neighbours.contains(&next));
+    }
+    assert!((130..170).contains(&to_neighbours), "{to_neighbours} of 200");
+}
+
+#[test]
+fn neighbours_that_have_told_all_stand_for_visits_without_news() {
+    let mut dials = 0;
+    for seed in 0..50 {
+        let mut scene = among_neighbours(seed);
+        let until = scene.now + Duration::from_secs(2);
+        let visits = scene.visits(None, until, useless);
+        let to_neighbours =
+            visits.iter().filter(|(_, peer)| scene.neighbours.contains(peer)).count();
+        assert!(to_neighbours <= 4);
+        dials += visits.len() - to_neighbours;
+    }
+    // Without neighbours it would be eight each.
+    assert!((50..200).contains(&dials), "{dials} in 50 walks");
+}
+
+#[test]
+fn much_news_is_worth_a_dial_although_neighbours_have_told_all() {
+    let mut scene = among_neighbours(1);
+    let until = scene.now + Duration::from_millis(200);
+    let visits = scene.visits(None, until, |scene, peer| scene.end(peer, 10, &[]));
+    let dials = visits.iter().filter(|(_, peer)| !scene.neighbours.contains(peer)).count();
+    assert!(dials >= 8, "{dials} of {}", visits.len());
+}
+
+#[test]
+fn a_neighbour_that_has_called_is_due_once_there_was_news() {
+    let visited = |is_news_later: bool| {
+        let mut visited = 0;
+        for seed in 0..100 {
+            let mut scene = among_neighbours(seed);
+            scene.neighbours = vec![id(10)];
+            scene.walk.level = 1;
+            scene.say(Input::Told { by: Some(id(10)), learnt: 1 });
+            scene.now += MILLI;
+            if is_news_later {
+                scene.say(Input::Told { by: Some(id(99)), learnt: 1 });
+            }
+            let next = scene.walk.visiting().unwrap_or_else(|| scene.wait());
+            visited += usize::from(next == id(10));
+        }
+        visited
+    };
+    assert!(visited(false) <= 5, "{}", visited(false));
+    assert!(visited(true) >= 60, "{}", visited(true));
+}
+
+#[test]
+fn a_silent_neighbour_is_not_preferred() {
+    let mut scene = among_neighbours(3);
+    scene.neighbours = vec![id(10)];
+    scene.wake(Wake::Appeared(id(10)));
+    scene.fail(id(10));
+    let until = scene.now + Duration::from_secs(2);
+    let visits = scene.visits(None, until, useless);
+    assert!(visits.len() >= 4, "{}", visits.len());
+}
+
+#[test]
+fn a_walk_at_rest_that_has_not_met_enough_peers_goes_on_to_meet_them() {
+    let mut abroad = 0;
+    for seed in 0..100 {
+        let mut scene = among_neighbours(seed);
+        scene.walk.level = 12;
+        scene.now += HOUR;
+        let next = scene.say(Input::Timeout).unwrap();
+        abroad += usize::from(!scene.neighbours.contains(&next));
+    }
+    assert!(abroad >= 85, "{abroad} of 100");
+}
+
+#[test]
+fn whoever_crowds_around_a_node_gets_no_more_than_three_visits_in_four() {
+    let mut scene = Scene::careless(&[1]);
+    scene.know(1..200);
+    scene.prove(1..200);
+    let first = scene.wake(Wake::Started);
+    let until = scene.now + HOUR;
+    let visits = scene.visits(first, until, useless);
+    assert!(visits.len() >= ENOUGH);
+    scene.neighbours = (200..205).map(id).collect();
+    let until = scene.now + 100 * HOUR;
+    let visits = scene.visits(None, until, useless);
+    let abroad = visits.iter().filter(|(_, peer)| !scene.neighbours.contains(peer)).count();
+    assert!(abroad * 5 >= visits.len(), "{abroad} of {}", visits.len());
 }
 
 #[test]
@@ -612,8 +723,8 @@ fn known_peers_are_visited_about_equally_often_wherever_their_ids_lie() {
     let mut scene = Scene::careless(&[]);
     scene.know(0..300);
     let mut counts: BTreeMap<EndpointId, u32> = BTreeMap::new();
-    let view = View { known: scene.catalog.known(), bootstrap: &[] };
-    let look = Look { now: scene.now, view, follows: true };
+    let view = View { known: scene.catalog.known(), bootstrap: &[], neighbours: &[] };
+    let look = Look { now: scene.now, view, follows: true, is_settled: false };
     for _ in 0..15_000 {
         let peer = scene.walk.pick_known(look).unwrap();
         *counts.entry(peer).or_default() += 1;
@@ -627,7 +738,7 @@ fn known_peers_are_visited_about_equally_often_wherever_their_ids_lie() {
 fn a_pick_costs_the_same_among_a_hundred_and_among_ten_thousand() {
     let mut scene = Scene::careless(&[]);
     let reads = |scene: &mut Scene| {
-        let view = View { known: scene.catalog.known(), bootstrap: &[] };
+        let view = View { known: scene.catalog.known(), bootstrap: &[], neighbours: &[] };
         let held = allocation_counter::measure(|| {
             scene.walk.pick(scene.now, view);
         });
@@ -648,7 +759,8 @@ enum Event {
     End { learnt: usize, brought: Vec<u32> },
     Fail,
     Stray(u32),
-    Told(usize),
+    Told(Option<u32>, usize),
+    Neighbours(Vec<u32>),
     Know(u32),
     Pass(u64),
     Timeout,
@@ -663,7 +775,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
             .prop_map(|(learnt, brought)| Event::End { learnt, brought }),
         Just(Event::Fail),
         (0_u32..40).prop_map(Event::Stray),
-        count.prop_map(Event::Told),
+        (proptest::option::of(0_u32..40), count).prop_map(|(by, learnt)| Event::Told(by, learnt)),
+        proptest::collection::vec(0_u32..40, 0..6).prop_map(Event::Neighbours),
         (0_u32..40).prop_map(Event::Know),
         (0_u64..400_000).prop_map(Event::Pass),
         Just(Event::Timeout),
@@ -700,7 +813,11 @@ proptest! {
                 }
                 Event::Fail => scene.fail(before.unwrap_or(id(7))),
                 Event::Stray(n) if before != Some(id(n)) => scene.end(id(n), 9, &[]),
-                Event::Told(learnt) => scene.say(Input::Told { learnt }),
+                Event::Told(by, learnt) => scene.say(Input::Told { by: by.map(id), learnt }),
+                Event::Neighbours(peers) => {
+                    scene.neighbours = peers.into_iter().map(id).collect();
+                    None
+                }
                 Event::Know(n) => {
                     scene.know([n]);
                     None
@@ -716,7 +833,8 @@ proptest! {
             let longest = limits.longest_wait.max(limits.patience).max(limits.visits.every);
             prop_assert!(due <= scene.now + longest);
             prop_assert!(visit.is_none() || scene.walk.visiting() == visit);
-            prop_assert!(scene.walk.visited.len() <= 8);
+            prop_assert!(scene.walk.visited.len() <= 8 && scene.walk.callers.len() <= 8);
+            prop_assert!(scene.walk.silent.len() <= SILENT_MAX);
             prop_assert!(scene.walk.trail.len() <= TRAIL_MAX);
             prop_assert!(scene.walk.hints.len() <= HINTS_MAX);
             prop_assert!(scene.walk.missed.len() <= scene.bootstrap.len());

@@ -15,7 +15,12 @@ const MINUTE: Duration = secs(60);
 
 /// So many nodes with one bootstrap peer, number 0, all started.
 fn star(links: Links, count: usize, seed: u64) -> (World, Vec<usize>) {
+    star_with(links, count, seed, false)
+}
+
+fn star_with(links: Links, count: usize, seed: u64, has_neighbours: bool) -> (World, Vec<usize>) {
     let mut world = World::new(links, seed);
+    world.has_neighbours = has_neighbours;
     let all: Vec<_> = world.add_many(count).collect();
     for node in &all[1..] {
         world.configure(*node, &[0]);
@@ -43,6 +48,24 @@ fn forty_nodes_on_one_machine_know_each_other_within_a_second_and_a_half() {
         let took = assert_soon(&mut world, &all, millis(1500));
         println!("seed {seed}: {took:?}");
     }
+}
+
+#[test]
+fn forty_nodes_that_keep_neighbours_know_each_other_as_soon_with_fewer_dials() {
+    let dials = |has_neighbours| {
+        let mut dials = 0;
+        for seed in 0..10 {
+            let (mut world, all) = star_with(Links::LOOPBACK, 40, seed, has_neighbours);
+            let took = assert_soon(&mut world, &all, millis(1500));
+            world.run(secs(3));
+            println!("neighbours {has_neighbours}, seed {seed}: {took:?}");
+            dials += world.nodes.iter().map(|node| node.figures.dials).sum::<u64>();
+        }
+        dials
+    };
+    let (without, with) = (dials(false), dials(true));
+    println!("dials of a node: {:.1} and {:.1}", without as f64 / 400.0, with as f64 / 400.0);
+    assert!(with * 3 < without * 2, "{with} dials instead of {without}");
 }
 
 #[test]
@@ -114,6 +137,21 @@ fn peers_that_answer_with_nothing_are_not_asked_in_a_loop() {
 }
 
 #[test]
+fn walks_at_rest_dial_a_fraction_of_what_they_visit_if_there_are_neighbours() {
+    let (mut world, all) = star_with(Links::LOOPBACK, 40, 5, true);
+    world.run(15 * MINUTE);
+    let sum = |world: &World, of: fn(&super::node::Figures) -> u64| -> u64 {
+        all.iter().map(|node| of(&world.nodes[*node].figures)).sum()
+    };
+    let (visits, dials) = (sum(&world, |f| f.visits), sum(&world, |f| f.dials));
+    world.run(10 * MINUTE);
+    let visits = sum(&world, |f| f.visits) - visits;
+    let dials = sum(&world, |f| f.dials) - dials;
+    println!("{visits} visits, {dials} dials");
+    assert!(dials > 0 && dials * 2 < visits, "{dials} dials for {visits} visits");
+}
+
+#[test]
 fn a_network_at_rest_is_nearly_silent() {
     let (mut world, all) = star(Links::LOOPBACK, 40, 5);
     // Long enough that no record has to be signed anew.
@@ -129,7 +167,13 @@ fn a_network_at_rest_is_nearly_silent() {
 
 #[test]
 fn the_halves_of_a_parted_network_go_on_and_merge_again() {
-    let (mut world, all) = star(Links::WORLD, 40, 2);
+    for has_neighbours in [false, true] {
+        part_and_merge(has_neighbours);
+    }
+}
+
+fn part_and_merge(has_neighbours: bool) {
+    let (mut world, all) = star_with(Links::WORLD, 40, 2, has_neighbours);
     assert_soon(&mut world, &all, MINUTE);
     for node in &all[20..] {
         world.nodes[*node].part = 1;

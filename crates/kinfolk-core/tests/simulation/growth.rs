@@ -19,6 +19,8 @@ struct Network {
     joins_within: Duration,
     /// Records that a catalog holds.
     capacity: usize,
+    /// Whether each keeps sessions with some neighbours.
+    has_neighbours: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +28,7 @@ struct Milestone {
     share: f64,
     after: Duration,
     visits: f64,
+    dials: f64,
     exchanges: f64,
     bytes: f64,
     stale: Duration,
@@ -48,6 +51,7 @@ const SHARES: [f64; 5] = [0.5, 0.9, 0.99, 0.999, 1.0];
 fn grow(plan: &Network) -> Outcome {
     let count = plan.nodes;
     let mut world = World::new(Links::WORLD, plan.seed);
+    world.has_neighbours = plan.has_neighbours;
     for number in 0..count {
         let catalog = CatalogLimits { records: plan.capacity, ..CatalogLimits::default() };
         world.add(&Plan { catalog, ..Plan::new(u32::try_from(number).unwrap()) });
@@ -87,6 +91,7 @@ fn grow(plan: &Network) -> Outcome {
             world.nodes.iter().map(|node| of(&node.figures)).sum::<u64>() as f64 / count as f64
         };
         let visits = mean(|figures| figures.visits);
+        let dials = mean(|figures| figures.dials);
         let exchanges = mean(|figures| figures.visits - figures.failed + figures.served);
         let bytes = mean(|figures| figures.bytes_sent);
         let ms = world.elapsed().as_millis();
@@ -95,7 +100,7 @@ fn grow(plan: &Network) -> Outcome {
             let stale = staleness(&world, &joins);
             let share = SHARES[milestones.len()];
             let after = world.elapsed();
-            milestones.push(Milestone { share, after, visits, exchanges, bytes, stale });
+            milestones.push(Milestone { share, after, visits, dials, exchanges, bytes, stale });
         }
     }
     write_csv(count, &csv);
@@ -153,15 +158,21 @@ fn write_csv(nodes: usize, csv: &str) {
 
 fn print(plan: &Network, outcome: &Outcome) {
     println!(
-        "{} nodes, seed {}, {} % unreachable, room for {} records; bound {:.0} B",
-        plan.nodes, plan.seed, plan.unreachable_per_cent, plan.capacity, outcome.bound
+        "{} nodes, neighbours {}, seed {}, {} % unreachable, room for {} records; bound {:.0} B",
+        plan.nodes,
+        plan.has_neighbours,
+        plan.seed,
+        plan.unreachable_per_cent,
+        plan.capacity,
+        outcome.bound
     );
     for at in &outcome.milestones {
         println!(
-            "{:5.1} % known after {:6.2} s: {:5.1} visits, {:5.1} exchanges, {:9.0} B sent per node ({:.2} × bound); missing news is {:?} old",
+            "{:5.1} % known after {:6.2} s: {:5.1} visits, {:4.1} of them with a dial, {:5.1} exchanges, {:9.0} B sent per node ({:.2} × bound); missing news is {:?} old",
             at.share * 100.0,
             at.after.as_secs_f64(),
             at.visits,
+            at.dials,
             at.exchanges,
             at.bytes,
             at.bytes / outcome.bound,
@@ -191,12 +202,23 @@ fn judge(outcome: &Outcome) {
 fn nodes_know_each_other_within_twenty_visits_and_thrice_the_bytes() {
     let nodes = if cfg!(debug_assertions) { 250 } else { 1000 };
     let capacity = CatalogLimits::default().records;
-    let plan =
-        Network { nodes, seed: 1, unreachable_per_cent: 10, joins_within: secs(10), capacity };
-    let outcome = grow(&plan);
-    print(&plan, &outcome);
-    judge(&outcome);
-    assert_eq!(outcome.milestones.len(), SHARES.len(), "all are known in the end");
+    let mut dials = Vec::new();
+    for has_neighbours in [false, true] {
+        let plan = Network {
+            nodes,
+            seed: 1,
+            unreachable_per_cent: 10,
+            joins_within: secs(10),
+            capacity,
+            has_neighbours,
+        };
+        let outcome = grow(&plan);
+        print(&plan, &outcome);
+        judge(&outcome);
+        assert_eq!(outcome.milestones.len(), SHARES.len(), "all are known in the end");
+        dials.push(outcome.milestones[2].dials);
+    }
+    assert!(dials[1] < dials[0], "neighbours spare dials: {dials:?}");
 }
 
 #[test]
@@ -210,6 +232,7 @@ fn as_many_nodes_as_one_likes() {
         unreachable_per_cent: number("KINFOLK_SIMULATION_UNREACHABLE", 10),
         joins_within: secs(number("KINFOLK_SIMULATION_JOIN_SECONDS", 10)),
         capacity: usize::try_from(number("KINFOLK_SIMULATION_CAPACITY", 20_000)).unwrap(),
+        has_neighbours: number("KINFOLK_SIMULATION_NEIGHBOURS", 0) > 0,
     };
     let outcome = grow(&plan);
     print(&plan, &outcome);

@@ -1,6 +1,6 @@
 //! One simulated node: its production machines, and what it counts.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,8 @@ pub enum Manner {
 pub struct Figures {
     /// Visits that its walk asked for.
     pub visits: u64,
+    /// Those for which it dialled, as there was no session.
+    pub dials: u64,
     /// Those that came to nothing.
     pub failed: u64,
     /// Exchanges that others began with it.
@@ -67,6 +69,8 @@ pub struct Node {
     /// When the world looks at its catalog again.
     pub looks_at: Option<Instant>,
     pub figures: Figures,
+    /// Those with whom it keeps a session.
+    pub neighbours: BTreeSet<usize>,
     /// The newest number that it has taken of each node, where the world watches.
     pub newest: HashMap<EndpointId, Seq>,
 }
@@ -128,6 +132,7 @@ impl Node {
             life: 0,
             looks_at: None,
             figures: Figures::default(),
+            neighbours: BTreeSet::new(),
             newest: HashMap::new(),
         }
     }

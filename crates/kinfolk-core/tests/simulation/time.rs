@@ -48,6 +48,8 @@ pub enum Event {
     Closed { talk: u64, to: End },
     /// A deadline of an exchange may have come.
     Deadline { talk: u64, of: End },
+    /// A node that looks for neighbours has reached this one.
+    Join { node: usize, life: u32, peer: usize },
     /// A session may have lingered long enough.
     Linger { pair: (usize, usize) },
 }

@@ -57,6 +57,10 @@ impl Links {
 const DIAL_DEADLINE: Duration = secs(10);
 const LINGER: Duration = secs(30);
 
+/// How many neighbours a node looks for, and how many it has at most: as the announcer's overlay.
+const NEIGHBOURS_WANTED: usize = 3;
+const NEIGHBOURS_MOST: usize = 5;
+
 struct Side {
     node: usize,
     life: u32,
@@ -97,6 +101,8 @@ pub struct World {
     pub stray_dials: BTreeMap<SocketAddr, Vec<Duration>>,
     /// If not `None`: how often a node took an older record than it had taken before, and not from its owner.
     pub revived: Option<usize>,
+    /// Whether nodes keep sessions with some neighbours, as they do for announcements. None are told here.
+    pub has_neighbours: bool,
     seed: u64,
     rng: ChaCha8Rng,
     queue: Queue,
@@ -118,6 +124,7 @@ impl World {
             mint: Mint::default(),
             stray_dials: BTreeMap::new(),
             revived: None,
+            has_neighbours: false,
             seed,
             rng: ChaCha8Rng::seed_from_u64(seed),
             queue: Queue::default(),
@@ -303,6 +310,11 @@ impl World {
             Event::Closed { talk, to } => self.converse(talk, to, exchange::Input::Closed),
             Event::Deadline { talk, of } => self.deadline(talk, of),
             Event::Linger { pair } => self.linger(pair),
+            Event::Join { node, life, peer } => {
+                if self.is_living(node, life) {
+                    self.join(node, peer);
+                }
+            }
         }
     }
 
@@ -311,8 +323,11 @@ impl World {
     }
 
     fn walk(&mut self, number: usize, input: walk::Input<'_>) {
+        let neighbours = self.neighbours(number).into_iter();
+        let neighbours: Vec<_> = neighbours.map(|peer| self.nodes[peer].id).collect();
         let node = &mut self.nodes[number];
-        let view = View { known: node.catalog.known(), bootstrap: &node.bootstrap_ids };
+        let (known, bootstrap) = (node.catalog.known(), &node.bootstrap_ids);
+        let view = View { known, bootstrap, neighbours: &neighbours };
         let mut out = Vec::new();
         let before = node.walk.next_timeout();
         node.walk.handle(self.now, input, view, &mut out);
@@ -333,6 +348,7 @@ impl World {
             self.begin(number, reached);
             return;
         }
+        self.nodes[number].figures.dials += 1;
         let node = &self.nodes[number];
         let configured = node.bootstrap.iter().filter(|(id, _)| *id == peer).map(|(_, at)| *at);
         let entry = node.catalog.known().get(&peer);
@@ -377,19 +393,76 @@ impl World {
             self.visit_failed(number, peer);
             return;
         };
-        if !self.has_session(number, there) {
-            for (at, of, direction) in
-                [(number, there, Direction::Outbound), (there, number, Direction::Inbound)]
-            {
-                let peer = self.nodes[of].id;
-                let now = self.now;
-                self.nodes[at].tell(now, catalog::Input::Connected { peer, direction });
-                self.after_catalog(at);
-            }
-            let session = Session { used: self.now, talks: 0 };
-            self.sessions.insert(ordered(number, there), session);
-        }
+        self.connect(number, there);
         self.begin(number, there);
+    }
+
+    /// One of them has dialled the other, if there is no session yet.
+    pub fn connect(&mut self, number: usize, there: usize) {
+        if self.has_session(number, there) {
+            return;
+        }
+        for (at, of, direction) in
+            [(number, there, Direction::Outbound), (there, number, Direction::Inbound)]
+        {
+            let peer = self.nodes[of].id;
+            let now = self.now;
+            self.nodes[at].tell(now, catalog::Input::Connected { peer, direction });
+            self.after_catalog(at);
+        }
+        let session = Session { used: self.now, talks: 0 };
+        self.sessions.insert(ordered(number, there), session);
+    }
+
+    /// The neighbours of a node. What was parted from it is lost.
+    fn neighbours(&mut self, number: usize) -> Vec<usize> {
+        let peers: Vec<_> = self.nodes[number].neighbours.iter().copied().collect();
+        for peer in peers {
+            if !self.is_joined(number, peer) {
+                self.end_session(ordered(number, peer));
+            }
+        }
+        self.nodes[number].neighbours.iter().copied().collect()
+    }
+
+    /// A node that lacks neighbours asks some that it knows.
+    fn look_for_neighbours(&mut self, number: usize) {
+        let has = self.neighbours(number).len();
+        let lacking = if self.has_neighbours { NEIGHBOURS_WANTED.saturating_sub(has) } else { 0 };
+        for _ in 0..lacking {
+            let mut place = [0; 32];
+            self.rng.fill_bytes(&mut place);
+            let known = self.nodes[number].catalog.known();
+            let peer = known.iter_from(&place).next().map(|entry| entry.id());
+            if let Some(peer) = peer.and_then(|peer| self.numbers.get(&peer).copied()) {
+                self.ask_to_join(number, peer);
+            }
+        }
+    }
+
+    fn ask_to_join(&mut self, number: usize, peer: usize) {
+        let life = self.nodes[number].life;
+        let at = self.now + 2 * self.flight(number, peer);
+        self.queue.enter(at, Event::Join { node: number, life, peer });
+    }
+
+    /// A node has come to this one. If it has enough neighbours, it sends the other on to one of these.
+    fn join(&mut self, number: usize, peer: usize) {
+        let is_possible = number != peer
+            && self.answers(number, peer, self.nodes[peer].id)
+            && !self.nodes[number].neighbours.contains(&peer);
+        if !is_possible || self.neighbours(number).len() >= NEIGHBOURS_WANTED {
+            return;
+        }
+        let others = self.neighbours(peer);
+        if others.len() < NEIGHBOURS_MOST {
+            self.connect(number, peer);
+            self.nodes[number].neighbours.insert(peer);
+            self.nodes[peer].neighbours.insert(number);
+        } else {
+            let next = usize::try_from(self.below(others.len() as u64)).unwrap();
+            self.ask_to_join(number, others[next]);
+        }
     }
 
     fn visit_failed(&mut self, number: usize, peer: EndpointId) {
@@ -573,6 +646,7 @@ impl World {
         if !self.is_living(number, life) {
             return;
         }
+        self.look_for_neighbours(number);
         let peer_id = self.nodes[peer].id;
         match end {
             End::Initiator if is_good => {
@@ -580,15 +654,20 @@ impl World {
                 self.walk(number, walk::Input::Ended { peer: peer_id, visit });
             }
             End::Initiator => self.visit_failed(number, peer_id),
-            End::Responder => self.walk(number, walk::Input::Told { learnt }),
+            End::Responder => {
+                let by = Some(peer_id).filter(|_| is_good);
+                self.walk(number, walk::Input::Told { by, learnt });
+            }
         }
     }
 
     fn linger(&mut self, pair: (usize, usize)) {
+        let are_neighbours = self.nodes[pair.0].neighbours.contains(&pair.1);
         let is_over = self
             .sessions
             .get(&pair)
             .is_some_and(|session| session.talks == 0 && session.used + LINGER <= self.now);
+        let is_over = is_over && !are_neighbours;
         if is_over {
             self.end_session(pair);
         }
@@ -598,6 +677,7 @@ impl World {
         self.sessions.remove(&pair);
         for (at, of) in [pair, (pair.1, pair.0)] {
             let (now, peer) = (self.now, self.nodes[of].id);
+            self.nodes[at].neighbours.remove(&of);
             if self.nodes[at].is_up {
                 self.nodes[at].tell(now, catalog::Input::Disconnected(peer));
             }

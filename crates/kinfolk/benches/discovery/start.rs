@@ -50,7 +50,8 @@ pub fn run(options: &Options) {
 }
 
 /// What is counted.
-const COUNTS: [&str; 9] = [
+const COUNTS: [&str; 10] = [
+    "sessions",
     "handshakes",
     "dials",
     "dials failed",
@@ -64,6 +65,7 @@ const COUNTS: [&str; 9] = [
 
 fn tell_counts(counts: &Counts, nodes: usize, suffix: &str) {
     let values = [
+        counts.sessions,
         counts.handshakes,
         counts.dials,
         counts.dials_failed,

@@ -645,7 +645,7 @@ fn config() -> Config {
     };
     let broadcast = PlumtreeConfig {
         // Some round trips around the world, and one: with less, payloads are asked for that are on their way (guesses).
-        graft_timeout_1: Duration::from_millis(600),
+        graft_timeout_1: Duration::from_millis(300),
         graft_timeout_2: Duration::from_millis(300),
         // Promises are put together for this long.
         dispatch_timeout: Duration::from_millis(20),

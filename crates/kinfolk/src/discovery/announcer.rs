@@ -26,6 +26,7 @@ use tracing::debug;
 use crate::clock::clock;
 use crate::context::Context;
 use crate::discovery::announce::{self, FRAME_MAX, Input, Output, Surroundings};
+use crate::discovery::manager::DiscoveryMessage;
 use crate::discovery::own::wall_clock;
 use crate::error::OpenError;
 #[cfg(feature = "fault-injection")]
@@ -33,6 +34,7 @@ use crate::fault::Point;
 use crate::fault::here;
 use crate::local_only::local_only;
 use crate::metrics::Family;
+use crate::peers::link::Link;
 use crate::protocol::open::{self, Options};
 use crate::protocol::service::{Incoming, Service};
 use crate::protocol::stream::{RecvStream, SendStream};
@@ -133,6 +135,7 @@ struct Stream {
     number: u64,
     is_ours: bool,
     frames: mpsc::Sender<Bytes>,
+    link: Arc<Link>,
     /// Resets and stops the stream instead of finishing it.
     cut: watch::Sender<Option<Code>>,
     tasks: [OwnedTask; 2],
@@ -211,7 +214,7 @@ impl Announcer {
 impl Drop for AnnouncerState {
     fn drop(&mut self) {
         // A restarted one begins without neighbours.
-        self.context.note_neighbours(0);
+        self.context.note_neighbours([]);
     }
 }
 
@@ -285,11 +288,11 @@ impl AnnouncerState {
             Output::Refresh => {}
             Output::NeighbourUp(peer) => {
                 debug!(peer = %peer.fmt_short(), "a new neighbour");
-                self.context.note_neighbours(self.machine.neighbours().len());
+                self.context.note_neighbours(self.machine.neighbours().iter().copied());
             }
             Output::NeighbourDown(peer) => {
                 debug!(peer = %peer.fmt_short(), "a neighbour no more");
-                self.context.note_neighbours(self.machine.neighbours().len());
+                self.context.note_neighbours(self.machine.neighbours().iter().copied());
             }
             Output::Dropped { peer, reason } => {
                 debug!(peer = %peer.fmt_short(), reason = reason.name(), "announcement dropped");
@@ -387,6 +390,7 @@ impl AnnouncerState {
         };
         let (me, places, cut_by) = (self.me.clone(), Arc::clone(&self.places), cut.subscribe());
         let link = Arc::clone(recv.link());
+        let carrier = Arc::clone(&link);
         let reading = async move {
             let tell = |frame, place| {
                 me.send_message(AnnouncerMessage::Received(peer, frame, place)).is_ok()
@@ -407,7 +411,7 @@ impl AnnouncerState {
         let here = here!(self.context, Point::AnnouncerReads);
         let reader = OwnedTask::spawn(&self.me, here, reading, AnnouncerMessage::TaskPanicked);
         let tasks = [writer, reader];
-        let stream = Stream { number, is_ours, frames, cut, tasks, written };
+        let stream = Stream { number, is_ours, frames, link: carrier, cut, tasks, written };
         self.streams.entry(peer).or_default().push(stream);
         self.input(Input::PeerUp(peer));
     }
@@ -436,7 +440,9 @@ impl AnnouncerState {
     /// Ends a stream: finishes it behind what was sent, or resets and stops it with a code that says what was wrong.
     fn part_with(&mut self, stream: Stream, code: Code) {
         self.ending.retain(|([writer, _], _)| !writer.is_over());
-        let Stream { frames, cut, tasks: [writer, reader], written, .. } = stream;
+        let Stream { frames, link, cut, tasks: [writer, reader], written, .. } = stream;
+        // A Discovery that is gone takes this announcer with it.
+        let _ = self.context.tell_discovery(DiscoveryMessage::ErrandOver(link));
         // Before its frames end, or the writer would take it for a clean end.
         if code != Code::Ok {
             cut.send_replace(Some(code));

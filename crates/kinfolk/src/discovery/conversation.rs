@@ -72,7 +72,6 @@ pub(crate) async fn run(
     let started = Instant::now();
     let direction = role.direction();
     let mut heard = None;
-    let was_connected = context.directory.get(&peer).is_some();
     let (send, recv, role) = match role {
         Role::Initiator => {
             // Long enough for one dial: whom that does not reach, the walk comes back to.
@@ -94,8 +93,6 @@ pub(crate) async fn run(
     let late_at = opened.checked_add(limits.deadline).unwrap_or(opened);
     let machine = Machine::new(role, context.records.snapshot(), tokens, limits);
     let reach = recv.link().reach();
-    let dialled = (!was_connected && recv.link().direction == Direction::Outbound)
-        .then(|| Arc::clone(recv.link()));
     let (brought, bad_record) = (Vec::new(), None);
     let mut conversation = Conversation {
         context,
@@ -116,8 +113,7 @@ pub(crate) async fn run(
     if direction == Direction::Outbound && summary.end == End::Complete {
         conversation.hear_out().await;
     }
-    let exchanged = conversation.conclude(started, summary, loss);
-    Ok(Exchanged { dialled, ..exchanged })
+    Ok(conversation.conclude(started, summary, loss))
 }
 
 /// What the tokens of this exchange are bound to; `None` if the connection exports nothing, which leaves secret topics out.
@@ -316,8 +312,9 @@ impl Conversation<'_> {
             duration: started.elapsed(),
             is_complete,
         };
+        let link = Arc::clone(self.recv.link());
         let (brought, _) = self.brought.partial_shuffle(&mut rand::rng(), TRAIL_MAX);
-        Exchanged { report, brought: brought.to_vec(), error, dialled: None }
+        Exchanged { report, brought: brought.to_vec(), error, link }
     }
 }
 

@@ -102,8 +102,8 @@ pub(crate) struct Exchanged {
     pub(crate) brought: Vec<EndpointId>,
     /// Why it did not get to its end, if it did not.
     pub(crate) error: Option<ExchangeError>,
-    /// The link, if it was dialled for this exchange.
-    pub(crate) dialled: Option<Arc<Link>>,
+    /// The link that carried it.
+    pub(crate) link: Arc<Link>,
 }
 
 /// What came of an exchange.

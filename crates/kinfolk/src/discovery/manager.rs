@@ -36,6 +36,7 @@ use crate::fault::Point;
 use crate::fault::here;
 use crate::local_only::local_only;
 use crate::metrics::Family;
+use crate::peers::link::Link;
 use crate::protocol::service::{Incoming, Service};
 use crate::supervision::{ChildEnd, Lost, OwnedTask, Pulse, Restarts, Watched, child_end};
 
@@ -92,6 +93,8 @@ pub(crate) enum DiscoveryMessage {
     Sync(EndpointId, ExchangeReply),
     /// There are peers in the catalog that were not.
     Found,
+    /// A stream of announcements is over that used this link.
+    ErrandOver(Arc<Link>),
     /// The node leaves; answered once its neighbours know.
     Depart(RpcReplyPort<()>),
     /// The delay before a walker is started again is over.
@@ -141,7 +144,7 @@ pub(crate) struct DiscoveryState {
     restarts: Restarts,
     /// The waits before children are started again, and when each is over.
     restarting: Vec<(Instant, OwnedTask)>,
-    /// Waits before links are closed that were dialled for exchanges.
+    /// Waits before links are closed that were dialled for errands.
     leaving: Vec<OwnedTask>,
     /// Numbers that are being saved.
     saving: Vec<OwnedTask>,
@@ -311,6 +314,7 @@ impl DiscoveryState {
             M::Visit { walker, peer } => self.visit(walker, peer).await,
             M::Sync(peer, reply) => self.sync(peer, reply).await,
             M::Found => self.found(),
+            M::ErrandOver(link) => self.let_go(link),
             M::Depart(reply) => self.depart(reply),
             M::StartWalker => self.start_walker().await?,
             M::StartAnnouncer => self.start_announcer().await,

@@ -26,6 +26,7 @@ use crate::discovery::manager::DiscoveryMessage;
 use crate::discovery::pending::{Added, Pending};
 use crate::error::TopicError;
 use crate::events::NodeEvent;
+use crate::feed::Feed;
 use crate::metrics::{DiscoveryMetrics, Family};
 use crate::peers::manager::PeerManagerMessage;
 use crate::supervision::lock;
@@ -45,7 +46,7 @@ pub(crate) struct Records {
     known: Mutex<Known>,
     /// When the catalog has something to do by itself.
     due: watch::Sender<Option<Instant>>,
-    changes: broadcast::Sender<Change>,
+    changes: Feed<Change>,
     /// Peers with new addresses, for the PeerManager.
     pub(crate) moved: Pending<[u8; EndpointId::LENGTH]>,
     /// Peers that came into the catalog, or were reached again after they had been missed, for the announcer.
@@ -53,7 +54,7 @@ pub(crate) struct Records {
     /// Peers with a session and no record, for Discovery.
     pub(crate) met: Pending<[u8; EndpointId::LENGTH]>,
     /// Peers that announcements are exchanged with.
-    neighbours: AtomicUsize,
+    neighbours: Mutex<Vec<EndpointId>>,
     /// Exchanges under way that this node has opened, and those that peers have.
     running: [AtomicUsize; 2],
 }
@@ -87,17 +88,22 @@ impl Records {
                 shares: BTreeMap::new(),
             }),
             due: watch::Sender::new(None),
-            changes: broadcast::Sender::new(CHANGES),
+            changes: Feed::new(CHANGES),
             moved: Pending::new(PENDING_MAX),
             met: Pending::new(PENDING_MAX),
             found: Pending::new(PENDING_MAX),
-            neighbours: AtomicUsize::new(0),
+            neighbours: Mutex::default(),
             running: [const { AtomicUsize::new(0) }; 2],
         }
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
         lock(&self.known).catalog.snapshot()
+    }
+
+    /// The peers that announcements are exchanged with: a handful.
+    pub(crate) fn neighbours(&self) -> Vec<EndpointId> {
+        lock(&self.neighbours).clone()
     }
 
     /// The catalog as it is, and all that changes from then on.
@@ -183,17 +189,17 @@ impl Context {
                 if self.is_first(&self.records.found, entry.id(), "found") {
                     let _ = self.tell_discovery(DiscoveryMessage::Found);
                 }
-                let _ = self.records.changes.send(Change::Present(Arc::clone(&entry)));
+                self.records.changes.tell(Change::Present(Arc::clone(&entry)));
                 self.emit(NodeEvent::PeerDiscovered { peer: entry.id() });
             }
             Output::Updated(entry) => {
                 self.learn_addresses(&entry);
-                let _ = self.records.changes.send(Change::Present(Arc::clone(&entry)));
+                self.records.changes.tell(Change::Present(Arc::clone(&entry)));
                 self.emit(NodeEvent::PeerUpdated { peer: entry.id() });
             }
             Output::Removed { peer, reason } => {
                 lock(&self.retained).book.signed(Instant::now(), peer, []);
-                let _ = self.records.changes.send(Change::Gone(peer));
+                self.records.changes.tell(Change::Gone(peer));
                 self.counters.count(Family::RecordRemoved, reason.name());
                 self.emit(NodeEvent::PeerDeparted { peer, reason });
             }
@@ -400,7 +406,7 @@ impl Context {
     /// Tells those who look for peers that a peer takes part in other secret topics than before.
     fn tell_share(&self, known: &Known, peer: &EndpointId) {
         if let Some(entry) = known.catalog.known().get(peer) {
-            let _ = self.records.changes.send(Change::Present(Arc::clone(entry)));
+            self.records.changes.tell(Change::Present(Arc::clone(entry)));
         }
     }
 
@@ -409,9 +415,9 @@ impl Context {
         let _ = self.tell_discovery(DiscoveryMessage::OwnNews);
     }
 
-    /// So many peers are neighbours of the announcer.
-    pub(crate) fn note_neighbours(&self, count: usize) {
-        self.records.neighbours.store(count, Ordering::Relaxed);
+    /// These peers are the neighbours of the announcer.
+    pub(crate) fn note_neighbours(&self, peers: impl IntoIterator<Item = EndpointId>) {
+        *lock(&self.records.neighbours) = peers.into_iter().collect();
     }
 
     /// So many exchanges run that this node has opened, and so many that peers have.
@@ -431,7 +437,7 @@ impl Context {
             proven: catalog.proven(),
             dead: catalog.dead(),
             store_failures: self.keep.as_ref().map_or(0, Keep::failures),
-            neighbours: self.records.neighbours.load(Ordering::Relaxed),
+            neighbours: lock(&self.records.neighbours).len(),
             exchanges_outbound: ours.load(Ordering::Relaxed),
             exchanges_inbound: theirs.load(Ordering::Relaxed),
             signatures_checked,

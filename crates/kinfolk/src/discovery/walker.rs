@@ -21,6 +21,7 @@ use crate::error::{OpenError, StreamError};
 use crate::fault::Point;
 use crate::fault::here;
 use crate::local_only::local_only;
+use crate::metrics::Family;
 use crate::supervision::{OwnedTask, Pulse};
 
 /// The actor.
@@ -40,8 +41,8 @@ pub(crate) enum WalkerMessage {
     Wake(Wake),
     /// Its visit is over.
     Visited(EndpointId, Visited),
-    /// An exchange that a peer opened has taught so many records.
-    Told(usize),
+    /// An exchange that was no visit of its own, or one that failed, has taught so many records; and who opened it, if it went well.
+    Told(Option<EndpointId>, usize),
     /// It is time for its next step.
     Tick,
     /// Is it well?
@@ -86,6 +87,8 @@ pub(crate) struct WalkerState {
     context: Arc<Context>,
     discovery: ActorRef<DiscoveryMessage>,
     walk: Walk,
+    /// How many of those whom its machine has not visited are counted.
+    unvisited: u64,
     alarm: watch::Sender<Option<Instant>>,
     ticked: Arc<Notify>,
     pulse: Arc<Pulse>,
@@ -114,8 +117,17 @@ impl Walker {
         );
         let clock = OwnedTask::spawn(&myself, here, ticking, WalkerMessage::TaskPanicked);
         let me = myself;
-        let mut state =
-            WalkerState { me, context, discovery, walk, alarm, ticked, pulse, _clock: clock };
+        let mut state = WalkerState {
+            me,
+            context,
+            discovery,
+            walk,
+            unvisited: 0,
+            alarm,
+            ticked,
+            pulse,
+            _clock: clock,
+        };
         state.input(Input::Wake(Wake::Started));
         Ok(state)
     }
@@ -139,7 +151,7 @@ impl Walker {
                 };
                 state.input(Input::Ended { peer, visit });
             }
-            WalkerMessage::Told(learnt) => state.input(Input::Told { learnt }),
+            WalkerMessage::Told(by, learnt) => state.input(Input::Told { by, learnt }),
             WalkerMessage::Tick => {
                 state.input(Input::Timeout);
                 state.ticked.notify_one();
@@ -153,14 +165,20 @@ impl Walker {
 
 impl WalkerState {
     fn input(&mut self, input: Input<'_>) {
-        let known = self.context.records.snapshot();
-        let view = View { known: &known, bootstrap: &self.context.bootstrap };
+        let records = &self.context.records;
+        let (known, neighbours) = (records.snapshot(), records.neighbours());
+        let bootstrap = &self.context.bootstrap;
+        let view = View { known: &known, bootstrap, neighbours: &neighbours };
         let mut outputs = Vec::new();
         self.walk.handle(Instant::now(), input, view, &mut outputs);
         for Output::Visit(peer) in outputs {
             let walker = self.me.get_id();
             // A Discovery that is gone takes this walker with it.
             let _ = self.discovery.send_message(DiscoveryMessage::Visit { walker, peer });
+        }
+        while self.unvisited < self.walk.dropped_hints() {
+            self.unvisited = self.unvisited.saturating_add(1);
+            self.context.counters.count(Family::NewsDropped, "visit");
         }
         let due = self.walk.next_timeout();
         self.alarm.send_if_modified(|alarm| std::mem::replace(alarm, due) != due);

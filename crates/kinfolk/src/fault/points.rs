@@ -111,6 +111,7 @@ impl DiscoveryMessage {
             Self::OwnNews => Point::DiscoveryOwnNews,
             Self::Numbered(..) => Point::DiscoveryNumbered,
             Self::Met => Point::DiscoveryMet,
+            Self::ErrandOver(_) => Point::DiscoveryErrandOver,
             Self::Sought => Point::DiscoverySought,
             Self::NetworkNews => Point::DiscoveryNetworkNews,
             Self::Answer(_) => Point::DiscoveryAnswer,
@@ -132,7 +133,7 @@ impl WalkerMessage {
         Some(match self {
             Self::Wake(_) => Point::WalkerWake,
             Self::Visited(..) => Point::WalkerVisited,
-            Self::Told(_) => Point::WalkerTold,
+            Self::Told(..) => Point::WalkerTold,
             Self::Tick => Point::WalkerTick,
             Self::Pulse => Point::WalkerPulse,
             Self::TaskPanicked(_) => Point::WalkerTaskPanicked,

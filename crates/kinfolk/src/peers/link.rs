@@ -40,6 +40,10 @@ pub(crate) struct Link {
     acknowledged: AtomicBool,
     /// Whether the peer holds the link already.
     held_there: AtomicBool,
+    /// Whether an app has used it, here or there; otherwise the library alone has, for errands of its own.
+    has_served_apps: AtomicBool,
+    /// Somebody waits for it to be idle for long enough after an errand.
+    is_let_go: AtomicBool,
     /// The largest request that the peer takes, once it has said so.
     call_max: Mutex<Option<u32>>,
     /// Who closed the connection, as far as this side has looked.
@@ -107,6 +111,8 @@ impl Link {
             request_room: Arc::new(Semaphore::new(request_room)),
             acknowledged: AtomicBool::new(false),
             held_there: AtomicBool::new(false),
+            has_served_apps: AtomicBool::new(false),
+            is_let_go: AtomicBool::new(false),
             call_max: Mutex::new(None),
             closed: Mutex::new(None),
         }
@@ -173,6 +179,32 @@ impl Link {
             self.idle.notify_waiters();
         }
         leases.accepted
+    }
+
+    /// An app uses it, here or there.
+    pub(crate) fn note_app(&self) {
+        self.has_served_apps.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was dialled here and has served errands of the library alone.
+    pub(crate) fn is_errand(&self) -> bool {
+        self.direction == Direction::Outbound && !self.has_served_apps.load(Ordering::Relaxed)
+    }
+
+    /// Whether nobody waited yet for it to be idle.
+    pub(crate) fn begin_letting_go(&self) -> bool {
+        !self.is_let_go.swap(true, Ordering::AcqRel)
+    }
+
+    /// Nobody waits any more for it to be idle.
+    pub(crate) fn end_letting_go(&self) {
+        self.is_let_go.store(false, Ordering::Release);
+    }
+
+    /// Since when no lease is held; `None` while one is.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        let leases = lock(&self.leases);
+        (leases.held == 0).then_some(leases.last_used)
     }
 
     /// Closes the leases if none is held and none was used for `linger`.

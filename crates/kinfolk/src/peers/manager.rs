@@ -82,7 +82,7 @@ pub(crate) enum PeerManagerMessage {
     AddressNews(EndpointId),
     /// Records came with new addresses; of whom is kept beside the catalog.
     RecordNews,
-    /// A link was dialled for an errand of the node's own that is over: it closes unless it was used since.
+    /// A link was dialled for errands of the node's own that are over: it closes unless it was used since.
     ErrandOver(Arc<Link>),
     /// The node itself has a new address.
     NetworkNews,
@@ -275,7 +275,7 @@ impl PeerManagerState {
             M::RecordNews => self.record_news().await,
             M::ErrandOver(link) => {
                 // What the app holds is not its errand alone any more.
-                let is_needed = self.context.is_held(&link.peer);
+                let is_needed = self.context.is_held(&link.peer) || !link.is_errand();
                 if self.table.live(&link.peer) == Some(link.id)
                     && !is_needed
                     && link.close_if_idle(Instant::now(), ERRAND_LINGER) == Linger::Closed

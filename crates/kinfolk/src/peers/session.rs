@@ -662,6 +662,7 @@ fn connection_failure(error: &ConnectionError) -> DialFailure {
 async fn hold(link: Arc<Link>) {
     let Ok(header) = StreamHeader::new(serve::HOLD, StreamMode::Acked).encode() else { return };
     let Some(_lease) = link.lease() else { return };
+    link.note_app();
     while let Ok((mut send, mut recv)) = link.connection.open_bi().await {
         if send.write_all(&header).await.is_ok() {
             // One byte of answer; after an ack nothing more comes until the peer lets go.

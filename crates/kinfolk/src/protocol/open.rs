@@ -359,6 +359,14 @@ impl<'a> Ask<'a> {
 
     /// A lease on a link that can carry the stream; `last` is the link that could not.
     async fn lease(&mut self, last: Option<Arc<Link>>) -> Result<Lease, OpenError> {
+        let lease = self.lease_of_any(last).await?;
+        if !self.is_own {
+            lease.link().note_app();
+        }
+        Ok(lease)
+    }
+
+    async fn lease_of_any(&mut self, last: Option<Arc<Link>>) -> Result<Lease, OpenError> {
         if let Some(last) = last {
             // The machine learns of the loss by itself; until then it would name the same link again.
             self.within(self.deadline, last.retired()).await?;

@@ -145,6 +145,9 @@ impl Negotiation {
             Ok(header) => header,
             Err(code) => return refuse(send, recv, code),
         };
+        if header.protocol == HOLD || !header.protocol.is_reserved() {
+            lease.link().note_app();
+        }
         if header.protocol == HOLD {
             if header.mode != StreamMode::Acked {
                 return refuse(send, recv, Code::Violation);

@@ -249,18 +249,19 @@ impl DiscoveryState {
         for walker in walkers.iter().filter_map(|walker| self.walkers.get(walker)) {
             walker.tell(WalkerMessage::Visited(peer, Visited::of(&result)));
         }
-        let (report, error, dialled) = match result {
-            Ok(Exchanged { report, error, dialled, .. }) => (Some(report), error, dialled),
-            Err(error) => (None, Some(error), None),
+        let (report, error) = match result {
+            Ok(Exchanged { report, error, link, .. }) => {
+                self.let_go(link);
+                (Some(report), error)
+            }
+            Err(error) => (None, Some(error)),
         };
-        if let Some(link) = dialled {
-            self.let_go(link);
-        }
         // A walker whose visit failed hears of what came before as of any other news.
         let learnt = report.map_or(0, |report| report.learnt);
-        if (direction == Direction::Inbound || error.is_some()) && learnt > 0 {
+        let caller = (direction == Direction::Inbound && error.is_none()).then_some(peer);
+        if caller.is_some() || (error.is_some() && learnt > 0) {
             for walker in self.walkers.values() {
-                walker.tell(WalkerMessage::Told(learnt));
+                walker.tell(WalkerMessage::Told(caller, learnt));
             }
         }
         debug!(peer = %peer.fmt_short(), ?report, ?error, "exchange over");
@@ -277,13 +278,33 @@ impl DiscoveryState {
         });
     }
 
-    /// Has a link closed that was dialled for an exchange, if nobody has found another use for it a moment later.
+    /// An errand is over that used this link. If it was dialled for errands, and no app has found another use for it, it closes
+    /// once there was none for a moment.
     pub(super) fn let_go(&mut self, link: Arc<Link>) {
+        if !link.is_errand() || !link.begin_letting_go() {
+            return;
+        }
         let context = Arc::clone(&self.context);
         let waiting = async move {
-            tokio::time::sleep(ERRAND_LINGER).await;
-            // A manager that is being restarted has no links.
-            let _ = context.tell_manager(PeerManagerMessage::ErrandOver(link));
+            let mut wait = ERRAND_LINGER;
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = link.retired() => return,
+                }
+                link.end_letting_go();
+                // Whatever uses it now lets go of it by itself.
+                let Some(since) = link.idle_since().filter(|_| link.is_errand()) else { return };
+                wait = ERRAND_LINGER.saturating_sub(since.elapsed());
+                if wait.is_zero() {
+                    // A manager that is being restarted has no links.
+                    let _ = context.tell_manager(PeerManagerMessage::ErrandOver(link));
+                    return;
+                }
+                if !link.begin_letting_go() {
+                    return;
+                }
+            }
         };
         let here = here!(self.context, Point::DiscoveryLetsGo);
         let task = OwnedTask::spawn(&self.me, here, waiting, DiscoveryMessage::TaskPanicked);
