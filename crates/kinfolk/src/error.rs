@@ -103,6 +103,18 @@ pub enum SecretTopicError {
     Closed(#[from] NodeClosed),
 }
 
+/// Why the node does not say that it offers something.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum OfferError {
+    /// The node's record has no room for one more.
+    #[error(transparent)]
+    Full(#[from] kinfolk_core::record::DraftError),
+    /// The app has switched discovery off: nobody would ever hear of the offer.
+    #[error("nobody can be told of an offer, as discovery is switched off")]
+    NoDiscovery,
+}
+
 /// How an open or a call ended when it did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -213,6 +225,9 @@ pub enum ServeError {
     /// As many protocols are served as the limits allow.
     #[error("{0} protocols are served already, as many as the limits allow")]
     TooMany(usize),
+    /// The protocol cannot be offered to the network.
+    #[error("the protocol cannot be offered: {0}")]
+    Offer(#[from] OfferError),
     /// The node has ended.
     #[error(transparent)]
     Closed(#[from] NodeClosed),

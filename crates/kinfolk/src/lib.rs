@@ -111,7 +111,7 @@ pub use kinfolk_core::intent::{Failure, Outcome, Priority};
 pub use kinfolk_core::limits::{Limits, LimitsError};
 pub use kinfolk_core::peer_link::{DialFailure, Direction, DownReason, LinkEnd, PeerState, Why};
 pub use kinfolk_core::peer_table::PeerSummary;
-pub use kinfolk_core::record::{Record, Topic};
+pub use kinfolk_core::record::{Offer, Record, Topic};
 pub use kinfolk_core::secret_topic::SecretTopic;
 pub use kinfolk_core::ticket::{Ticket, TicketError};
 pub use metrics::{DiscoveryMetrics, Metrics, PeerMetrics, ProtocolMetrics, SessionMetrics};

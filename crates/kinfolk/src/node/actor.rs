@@ -25,7 +25,7 @@ use kinfolk_core::intensity::{Intensity, Verdict};
 use kinfolk_core::intent::Failure;
 use kinfolk_core::peer_link::Why;
 use kinfolk_core::peer_table::PeerSummary;
-use kinfolk_core::record::Topic;
+use kinfolk_core::record::{Offer, Topic};
 use kinfolk_core::wire::StreamMode;
 use ractor::{ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::{Semaphore, broadcast, watch};
@@ -388,7 +388,7 @@ impl RootState {
                 let _ = reply.send(self.context.serve(protocol, service));
             }
             M::Unserve(protocol, reply) => {
-                let _ = reply.send(self.context.services.remove(&protocol));
+                let _ = reply.send(self.context.unserve(&protocol));
             }
             M::Subscribe(reply) => {
                 if let Some(events) = self.context.subscribe() {
@@ -656,13 +656,33 @@ impl Context {
     pub(crate) fn serve(&self, protocol: ProtocolName, service: Service) -> Result<(), ServeError> {
         let limits = &self.limits;
         let counters = self.counters.protocol(&protocol, limits.protocols);
-        self.services.add(
+        let offer = service.is_offered.then(|| Offer::protocol(&protocol));
+        if let Some(offer) = offer {
+            self.make_offer(offer)?;
+        }
+        let added = self.services.add(
             protocol,
             service,
             limits.protocol_concurrency,
             limits.protocols,
             counters,
-        )
+        );
+        match (offer, &added) {
+            // Said only now that whoever hears of it is served.
+            (Some(_), Ok(())) => self.renew_own(),
+            (Some(offer), Err(_)) => self.withdraw_offer(offer),
+            (None, _) => {}
+        }
+        added
+    }
+
+    /// Takes a protocol out of service, and its offer back; whether it was in service.
+    pub(crate) fn unserve(&self, protocol: &ProtocolName) -> bool {
+        let Some(removed) = self.services.remove(protocol) else { return false };
+        if removed.service.is_offered {
+            self.withdraw_offer(Offer::protocol(protocol));
+        }
+        true
     }
 
     /// Takes one of the library's own protocols into service, in the place of what served it before.

@@ -220,10 +220,10 @@ impl Node {
         self.context.serve(protocol, service)
     }
 
-    /// Takes a protocol out of service and says whether it was in service. Streams that are being served go on.
+    /// Takes a protocol out of service, and its offer out of the node's record, and says whether it was in service. Streams that are being served go on.
     pub fn unserve(&self, protocol: &ProtocolName) -> Result<bool, NodeClosed> {
         self.alive()?;
-        Ok(self.context.services.remove(protocol))
+        Ok(self.context.unserve(protocol))
     }
 
     /// Subscribes to what happens from now on. A subscriber that falls behind gets `Lagged(n)` and goes on with the newest; the last

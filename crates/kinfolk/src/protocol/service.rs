@@ -64,6 +64,8 @@ pub struct Service {
     pub(crate) concurrency: Option<usize>,
     pub(crate) admits: Option<Box<Admits>>,
     pub(crate) admits_record: Option<Box<AdmitsRecord>>,
+    /// Whether the node's record says that it serves this.
+    pub(crate) is_offered: bool,
 }
 
 pub(crate) enum Handler {
@@ -153,7 +155,7 @@ impl Service {
     }
 
     fn new(handler: Handler) -> Self {
-        Self { handler, concurrency: None, admits: None, admits_record: None }
+        Self { handler, concurrency: None, admits: None, admits_record: None, is_offered: false }
     }
 
     /// How many streams are served at once; more are refused as busy. The default is
@@ -181,6 +183,15 @@ impl Service {
         admits: impl Fn(&Record) -> bool + Send + Sync + 'static,
     ) -> Self {
         self.admits_record = Some(Box::new(admits));
+        self
+    }
+
+    /// Says in the node's record that it serves the protocol, for as long as it does: peers find it by that, and
+    /// [`Node::call_any`](crate::Node::call_any) asks it. Everybody in the network can see it, whomever the protocol admits. A record has
+    /// room for 12 offers; to serve one more fails as [`ServeError::Offer`], as it does where discovery is switched off: nobody would hear of it.
+    #[must_use]
+    pub fn offered(mut self) -> Self {
+        self.is_offered = true;
         self
     }
 }
@@ -270,9 +281,8 @@ impl Services {
         std::mem::take(&mut *write(&self.0))
     }
 
-    pub(crate) fn remove(&self, protocol: &ProtocolName) -> bool {
-        // Dropped without the lock, as above.
-        let removed = write(&self.0).remove(protocol);
-        removed.is_some()
+    /// What was served; to be dropped without any lock, as above.
+    pub(crate) fn remove(&self, protocol: &ProtocolName) -> Option<Arc<Registered>> {
+        write(&self.0).remove(protocol)
     }
 }
