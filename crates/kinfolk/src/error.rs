@@ -209,6 +209,22 @@ pub enum CallError {
     Response(Arc<str>),
 }
 
+/// Why no more responses come of a call with many, though the peer has not said that these were all.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ResponsesError {
+    /// They were cut. [`StreamError::Reset`] has the reason that the peer gave, such as `HandlerFailed`; all responses that its handler made before came first.
+    /// Of one that is [`StreamError::TooLarge`], this side did not read more.
+    #[error(transparent)]
+    Cut(#[from] StreamError),
+    /// A response is not what the caller's type says. The peer, or a difference of versions, is to blame.
+    #[error("a response could not be decoded: {0}")]
+    Response(Arc<str>),
+    /// The time that the caller gave for all of them is over.
+    #[error("the time for all responses is over")]
+    TimedOut,
+}
+
 /// Why a protocol was not taken into service. The app is to blame.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]

@@ -314,7 +314,7 @@ impl Context {
         }
     }
 
-    fn has_way_to(&self, peer: &EndpointId) -> bool {
+    pub(crate) fn has_way_to(&self, peer: &EndpointId) -> bool {
         self.directory.get(peer).is_some() || lock(&self.retained).book.knows(peer)
     }
 

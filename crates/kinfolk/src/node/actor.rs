@@ -48,6 +48,7 @@ use crate::node::address::follow_address;
 use crate::node::hold::Hold;
 use crate::node::terminal::Terminal;
 use crate::peers::manager::{PeerManager, PeerManagerArguments, PeerManagerMessage};
+use crate::protocol::any;
 use crate::protocol::open::{self, Options, Peer};
 use crate::protocol::service::Service;
 use crate::protocol::stream::{RecvStream, SendStream};
@@ -85,6 +86,8 @@ pub enum NodeMessage {
     OpenEager(Peer, ProtocolName, Options, OpenReply),
     /// Sends a request and waits for the response, each of at most [`MESSAGE_BYTES_MAX`] bytes.
     Call(Peer, ProtocolName, Bytes, Options, RpcReplyPort<Result<Bytes, OpenError>>),
+    /// Sends a request to a peer that offers the protocol and waits for the response, each of at most [`MESSAGE_BYTES_MAX`] bytes.
+    CallAny(ProtocolName, Bytes, Options, RpcReplyPort<Result<Bytes, OpenError>>),
     /// Keeps a peer connected for as long as the answer lives.
     Hold(Peer, RpcReplyPort<Result<Hold, OpenError>>),
     /// Takes a protocol into service.
@@ -345,12 +348,12 @@ fn task_panicked(text: String) -> NodeMessage {
     NodeMessage::Internal(Internal(Note::TaskPanicked(text)))
 }
 
-/// An answer that may travel in a message.
-fn small_enough(answer: Bytes) -> Result<Bytes, OpenError> {
-    if answer.len() > MESSAGE_BYTES_MAX {
+/// A request or an answer that may travel in a message.
+fn small_enough(bytes: Bytes) -> Result<Bytes, OpenError> {
+    if bytes.len() > MESSAGE_BYTES_MAX {
         return Err(OpenError::Failed { failure: Failure::TooLarge, cause: None });
     }
-    Ok(answer)
+    Ok(bytes)
 }
 
 impl RootState {
@@ -370,15 +373,18 @@ impl RootState {
                 });
             }
             M::Call(peer, protocol, request, options, reply) => {
-                if request.len() > MESSAGE_BYTES_MAX {
-                    let failure = Failure::TooLarge;
-                    let _ = reply.send(Err(OpenError::Failed { failure, cause: None }));
-                } else {
-                    self.request(reply, |context| async move {
-                        let answer = open::call(&context, peer, protocol, &request, options);
-                        answer.await.and_then(small_enough)
-                    });
-                }
+                self.request(reply, |context| async move {
+                    let request = small_enough(request)?;
+                    let answer = open::call(&context, peer, protocol, &request, options);
+                    answer.await.and_then(small_enough)
+                });
+            }
+            M::CallAny(protocol, request, options, reply) => {
+                self.request(reply, |context| async move {
+                    let request = small_enough(request)?;
+                    let answer = any::call_any(&context, protocol, &request, options);
+                    answer.await.and_then(small_enough)
+                });
             }
             M::Hold(peer, reply) => {
                 let held = peer.configure(&self.context).map(|peer| Hold::new(&self.context, peer));
