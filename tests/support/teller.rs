@@ -11,7 +11,7 @@ use kinfolk::{Code, EndpointId, NetworkId, ProtocolName, Record, Snapshot, Trans
 use kinfolk_core::catalog::{Catalog, CatalogLimits, Input as Fact, Sighting, Source};
 use kinfolk_core::exchange::{End, Exchange, ExchangeLimits, Input, Output, Role, Summary};
 use kinfolk_core::reconcile::Salt;
-use kinfolk_core::record::{Draft, Seq, UnixMillis};
+use kinfolk_core::record::{Draft, Offer, Seq, UnixMillis};
 use kinfolk_core::wire::exchange::{MESSAGE_MAX, Message, Rest, Tokens};
 use kinfolk_core::wire::{Answer, LENGTH_BYTES, StreamMode, frame};
 
@@ -54,6 +54,22 @@ pub fn record(key: &SecretKey, seq: u64, address: Option<TransportAddr>) -> Reco
     record_at(key, seq, wall_clock(), address)
 }
 
+/// As [`record`], of a node that offers this protocol.
+///
+/// # Panics
+/// As [`record`].
+#[must_use]
+pub fn offering(
+    key: &SecretKey,
+    seq: u64,
+    address: Option<TransportAddr>,
+    protocol: &ProtocolName,
+) -> Record {
+    let mut draft = draft(NETWORK, address);
+    draft.add_offer(Offer::protocol(protocol)).expect("room for one");
+    draft.sign(key, Seq::new(seq), wall_clock()).expect("a small record")
+}
+
 /// As [`record`], issued at this time.
 ///
 /// # Panics
@@ -84,11 +100,15 @@ fn signed(
     issued_at: UnixMillis,
     address: Option<TransportAddr>,
 ) -> Record {
+    draft(network, address).sign(key, Seq::new(seq), issued_at).expect("a small record")
+}
+
+fn draft(network: &str, address: Option<TransportAddr>) -> Draft {
     let mut draft = Draft::new(NetworkId::from_name(network));
     if let Some(address) = address {
         draft.add_address(address).expect("an address that a record may carry");
     }
-    draft.sign(key, Seq::new(seq), issued_at).expect("a small record")
+    draft
 }
 
 /// The tombstone of the node with this key.

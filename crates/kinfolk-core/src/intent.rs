@@ -78,6 +78,8 @@ pub enum Outcome {
 pub enum Failure {
     /// No address of the peer is known.
     NoAddress,
+    /// No peer is known that offers the protocol.
+    NoProvider,
     /// The peer is this node.
     SelfDial,
     /// No link was live, and the caller did not want to wait for one.
@@ -132,6 +134,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoAddress => f.write_str("no address of the peer is known"),
+            Self::NoProvider => f.write_str("no peer is known that offers the protocol"),
             Self::SelfDial => f.write_str("the peer is this node itself"),
             Self::NoLink => f.write_str("no link with the peer is live"),
             Self::QueueFull => f.write_str("too many intents are waiting"),

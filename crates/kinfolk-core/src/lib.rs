@@ -37,6 +37,7 @@ pub mod liveness;
 pub mod news;
 pub mod peer_link;
 pub mod peer_table;
+pub mod provider;
 pub mod quota;
 pub mod reconcile;
 pub mod record;

@@ -82,7 +82,12 @@ fn control() -> impl Strategy<Value = Control> {
 
 fn header() -> impl Strategy<Value = StreamHeader> {
     let protocol = "[!-~]{1,64}".prop_map(|text| ProtocolName::new(text).unwrap());
-    let mode = select(vec![StreamMode::Acked, StreamMode::Eager, StreamMode::Call]);
+    let mode = select(vec![
+        StreamMode::Acked,
+        StreamMode::Eager,
+        StreamMode::Call,
+        StreamMode::CallStream,
+    ]);
     (protocol, mode, extensions()).prop_map(|(protocol, mode, extensions)| StreamHeader {
         protocol,
         mode,

@@ -146,6 +146,11 @@ fn no_prefix_breaks_the_check_of_lengths() {
 }
 
 #[test]
+fn no_bytes_break_the_reader_of_responses() {
+    fuzz("responses", targets::responses);
+}
+
+#[test]
 fn no_bytes_break_the_decoder_of_protocol_names() {
     fuzz("protocol_name", targets::protocol_name);
 }

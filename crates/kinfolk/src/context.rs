@@ -37,6 +37,7 @@ use crate::monitor::Monitors;
 use crate::node::terminal::Terminal;
 use crate::peers::directory::Directory;
 use crate::peers::manager::PeerManagerMessage;
+use crate::protocol::any::Providers;
 use crate::protocol::service::Services;
 use crate::supervision::lock;
 
@@ -54,6 +55,7 @@ pub(crate) struct Context {
     pub(crate) monitors: Monitors,
     pub(crate) services: Services,
     pub(crate) directory: Directory,
+    pub(crate) providers: Providers,
     pub(crate) admission: Admission,
     pub(crate) gate: Mutex<Gate>,
     pub(crate) retained: Mutex<Retained>,
@@ -143,6 +145,7 @@ impl Context {
             monitors: Monitors::default(),
             services: Services::default(),
             directory: Directory::default(),
+            providers: Providers::default(),
             admission,
             gate: Mutex::new(Gate::new(limits.gate.clone())),
             retained: Mutex::new(Retained {

@@ -103,6 +103,18 @@ pub enum SecretTopicError {
     Closed(#[from] NodeClosed),
 }
 
+/// Why the node does not say that it offers something.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum OfferError {
+    /// The node's record has no room for one more.
+    #[error(transparent)]
+    Full(#[from] kinfolk_core::record::DraftError),
+    /// The app has switched discovery off: nobody would ever hear of the offer.
+    #[error("nobody can be told of an offer, as discovery is switched off")]
+    NoDiscovery,
+}
+
 /// How an open or a call ended when it did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -197,6 +209,22 @@ pub enum CallError {
     Response(Arc<str>),
 }
 
+/// Why no more responses come of a call with many, though the peer has not said that these were all.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ResponsesError {
+    /// They were cut. [`StreamError::Reset`] has the reason that the peer gave, such as `HandlerFailed`; all responses that its handler made before came first.
+    /// Of one that is [`StreamError::TooLarge`], this side did not read more.
+    #[error(transparent)]
+    Cut(#[from] StreamError),
+    /// A response is not what the caller's type says. The peer, or a difference of versions, is to blame.
+    #[error("a response could not be decoded: {0}")]
+    Response(Arc<str>),
+    /// The time that the caller gave for all of them is over.
+    #[error("the time for all responses is over")]
+    TimedOut,
+}
+
 /// Why a protocol was not taken into service. The app is to blame.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -213,6 +241,9 @@ pub enum ServeError {
     /// As many protocols are served as the limits allow.
     #[error("{0} protocols are served already, as many as the limits allow")]
     TooMany(usize),
+    /// The protocol cannot be offered to the network.
+    #[error("the protocol cannot be offered: {0}")]
+    Offer(#[from] OfferError),
     /// The node has ended.
     #[error(transparent)]
     Closed(#[from] NodeClosed),

@@ -152,7 +152,7 @@ mod injection {
     points! {
         Node Callback [NodePreStart, NodeSupervise, NodePostStop];
         Node Message [
-            NodeOpen, NodeOpenEager, NodeCall, NodeHold, NodeServe, NodeUnserve, NodeSubscribe, NodeMetrics, NodePeers, NodeWhy,
+            NodeOpen, NodeOpenEager, NodeCall, NodeCallAny, NodeHold, NodeServe, NodeUnserve, NodeSubscribe, NodeMetrics, NodePeers, NodeWhy,
             NodeMonitor, NodeAddress, NodeAddAddress, NodeRemoveAddress, NodeJoinTopic, NodeLeaveTopic, NodeCatalog, NodeSyncWith, NodeDisconnect, NodeBan, NodeUnban, NodeDrain,
             NodeShutdown, NodeStart, NodeWatch, NodeTaskPanicked,
         ];

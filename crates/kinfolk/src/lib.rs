@@ -61,6 +61,9 @@
 //! # }
 //! ```
 //!
+//! A node says in its record which protocols it serves to whoever looks for them ([`Service::offered`]), and [`Node::call_any`] asks whoever does.
+//! [`Node::call_stream`] asks for many responses to one request.
+//!
 //! A topic can be seen by every member of the network. A [`SecretTopic`] is in no record: only those find each other by it who know it.
 //! [`NodeBuilder::discovery`] switches all of it off.
 
@@ -112,7 +115,7 @@ pub use kinfolk_core::intent::{Failure, Outcome, Priority};
 pub use kinfolk_core::limits::{Limits, LimitsError};
 pub use kinfolk_core::peer_link::{DialFailure, Direction, DownReason, LinkEnd, PeerState, Why};
 pub use kinfolk_core::peer_table::PeerSummary;
-pub use kinfolk_core::record::{Record, Topic};
+pub use kinfolk_core::record::{Offer, Record, Topic};
 pub use kinfolk_core::secret_topic::SecretTopic;
 pub use kinfolk_core::ticket::{Ticket, TicketError};
 pub use metrics::{DiscoveryMetrics, Metrics, PeerMetrics, ProtocolMetrics, SessionMetrics};
@@ -124,5 +127,6 @@ pub use node::hold::Hold;
 pub use node::identity::IdentityError;
 pub use node::terminal::Terminal;
 pub use protocol::open::{Options, Peer};
+pub use protocol::responses::Responses;
 pub use protocol::service::{Incoming, Service};
 pub use protocol::stream::{RecvStream, SendStream};

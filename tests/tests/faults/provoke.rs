@@ -123,6 +123,7 @@ pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
         P::NodeCall | P::NodeRequest => {
             tell(M::Call(bob.addr().into(), NEXT, vec![1].into(), Options::new(), port()));
         }
+        P::NodeCallAny => tell(M::CallAny(NEXT, vec![1].into(), Options::new(), port())),
         P::NodeHold => tell(M::Hold(bob.addr().into(), port())),
         P::NodeServe => {
             let service = Service::call(|_peer, number: u64| async move { Ok(number) });

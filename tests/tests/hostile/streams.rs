@@ -46,7 +46,7 @@ async fn a_stream_header_that_claims_to_be_too_long_is_too_large() {
 
 #[tokio::test]
 async fn a_stream_header_that_is_none_is_malformed() {
-    let unknown_mode = framed(b"\x06echo/1\x03");
+    let unknown_mode = framed(b"\x06echo/1\x04");
     let no_name = framed(b"\x00\x00");
     let name_with_space = framed(b"\x03a b\x00");
     let longest = framed(&[&[65][..], &[b'x'; 65], &[0]].concat());

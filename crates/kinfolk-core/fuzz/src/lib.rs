@@ -34,7 +34,8 @@ use kinfolk_core::wire::exchange::{
 };
 use kinfolk_core::wire::{
     Answer, CONTROL_MAX, Control, DEAD_LINKS_MAX, Extensions, FrameError, Goodbye, HEADER_MAX,
-    LENGTH_BYTES, StreamHeader, Turns, call_length, call_prefix, frame,
+    LENGTH_BYTES, ResponsePrefix, StreamHeader, Turns, call_length, call_prefix, end_of_responses,
+    frame, response_prefix, responses_end,
 };
 
 /// Any control frame: the bytes are a body, its kind included.
@@ -98,6 +99,37 @@ pub fn answer(bytes: &[u8]) {
         let code = Code::from_wire(number);
         assert_ne!(code.to_wire(), 0);
         assert!(u64::from(code.to_wire()) == number || code == Code::Unspecified);
+    }
+}
+
+/// Responses as a caller reads them: the limit of the reader, then frames up to their end or to the end of the bytes.
+pub fn responses(bytes: &[u8]) {
+    let Some((max, mut rest)) = bytes.split_first_chunk() else { return };
+    let max = u32::from_be_bytes(*max);
+    while let Some((prefix, behind)) = rest.split_first_chunk::<LENGTH_BYTES>() {
+        match ResponsePrefix::decode(*prefix, max) {
+            Ok(ResponsePrefix::Body(len)) => {
+                assert!(len <= usize::try_from(max).unwrap());
+                assert_eq!(response_prefix(len, max), Ok(*prefix));
+                let Some((_, behind)) = behind.split_at_checked(len) else { return };
+                rest = behind;
+            }
+            Ok(ResponsePrefix::End) => {
+                let Some(byte) = behind.first() else { return };
+                match responses_end(*byte) {
+                    Ok(code) => {
+                        let end = [&prefix[..], &[*byte]].concat();
+                        assert_eq!(end_of_responses(code)[..], end[..]);
+                    }
+                    Err(error) => {
+                        assert_eq!(*byte, 0);
+                        blames_the_peer(&error);
+                    }
+                }
+                return;
+            }
+            Err(error) => return assert_eq!(error.code(), Code::TooLarge),
+        }
     }
 }
 

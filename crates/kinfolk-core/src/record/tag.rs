@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::ProtocolName;
+
 /// Defines a 16-byte tag that is derived from a name. Two kinds of tag never mix: each has a type and a context of its own.
 macro_rules! tag {
     ($(#[$doc:meta])* $tag:ident, $context:literal) => {
@@ -16,12 +18,7 @@ macro_rules! tag {
         impl $tag {
             /// The tag of this name. The name's UTF-8 bytes count as they are: case and Unicode form matter.
             pub fn from_name(name: &str) -> Self {
-                let mut tag = [0; 16];
-                blake3::Hasher::new_derive_key($context)
-                    .update(name.as_bytes())
-                    .finalize_xof()
-                    .fill(&mut tag);
-                Self(tag)
+                Self(hash($context, name))
             }
 
             /// The tag with these bytes.
@@ -55,8 +52,21 @@ tag! {
 }
 
 tag! {
-    /// A stream that a node produces.
+    /// Something that a node offers to others: a stream that it produces, or a protocol that it serves.
     Offer, "kinfolk offered stream"
+}
+
+impl Offer {
+    /// The tag of a protocol that a node serves to whoever looks for it. It is another one than that of a stream with the same name.
+    pub fn protocol(protocol: &ProtocolName) -> Self {
+        Self(hash("kinfolk offered protocol", protocol.as_str()))
+    }
+}
+
+fn hash(context: &str, name: &str) -> [u8; 16] {
+    let mut tag = [0; 16];
+    blake3::Hasher::new_derive_key(context).update(name.as_bytes()).finalize_xof().fill(&mut tag);
+    tag
 }
 
 #[cfg(test)]
@@ -67,6 +77,13 @@ mod tests {
     fn a_tag_is_the_same_in_every_release() {
         assert_eq!(Topic::from_name("weather").to_string(), "59a99cc4f17568f141c340d818a50f3d");
         assert_eq!(Offer::from_name("readings").to_string(), "781a02d5854eca12858f0f8859091d50");
+    }
+
+    #[test]
+    fn a_protocol_and_a_stream_of_one_name_are_two_offers() {
+        let offer = Offer::protocol(&ProtocolName::from_static("readings"));
+        assert_ne!(offer, Offer::from_name("readings"));
+        assert_eq!(offer.to_string(), "d5f862812a8ab2d79fe6228d806eb69e");
     }
 
     #[test]

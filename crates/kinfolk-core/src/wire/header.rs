@@ -34,6 +34,8 @@ pub enum StreamMode {
     Eager,
     /// It sends one request frame at once, ends its side, and expects the answer and one response frame.
     Call,
+    /// It sends one request frame at once, ends its side, and expects the answer and any number of response frames up to their end.
+    CallStream,
 }
 
 impl StreamHeader {
@@ -80,6 +82,7 @@ impl StreamMode {
             Self::Acked => 0,
             Self::Eager => 1,
             Self::Call => 2,
+            Self::CallStream => 3,
         }
     }
 
@@ -89,9 +92,10 @@ impl StreamMode {
             0 => Ok(Self::Acked),
             1 => Ok(Self::Eager),
             2 => Ok(Self::Call),
+            3 => Ok(Self::CallStream),
             other => Err(FrameError::InvalidField {
                 field: "mode",
-                expected: "0, 1 or 2",
+                expected: "0 to 3",
                 came: other.into(),
             }),
         }
@@ -108,8 +112,12 @@ mod tests {
 
     #[test]
     fn a_header_has_exactly_these_bytes() {
-        for (mode, byte) in [(StreamMode::Acked, 0), (StreamMode::Eager, 1), (StreamMode::Call, 2)]
-        {
+        for (mode, byte) in [
+            (StreamMode::Acked, 0),
+            (StreamMode::Eager, 1),
+            (StreamMode::Call, 2),
+            (StreamMode::CallStream, 3),
+        ] {
             let header = StreamHeader::new(ECHO, mode);
             let body = [&b"\x06echo/1"[..], &[byte]].concat();
             let frame = header.encode().unwrap();
@@ -146,7 +154,7 @@ mod tests {
 
     #[test]
     fn an_unknown_mode_is_refused() {
-        for mode in 3..=255 {
+        for mode in 4..=255 {
             let refused = StreamHeader::decode(&[1, b'x', mode]);
             assert!(
                 matches!(refused, Err(FrameError::InvalidField { field: "mode", .. })),

@@ -1,8 +1,8 @@
 //! The bytes that two nodes say to each other, encoded and decoded without I/O.
 //!
 //! Each frame has a file, because each is one contract with older and newer peers: [`hello`], [`welcome`] and
-//! [`goodbye`] travel on the control stream as [`Control`]; [`header`] and [`refuse`] open a protocol stream; [`call`]
-//! bounds requests and responses; [`exchange`] holds the messages by which two catalogs are compared; [`frame`] holds what all share, [`extension`] lets frames grow, and [`turns`] says which
+//! [`goodbye`] travel on the control stream as [`Control`]; [`header`] and [`refuse`] open a protocol stream; [`call`] and [`responses`]
+//! bound requests and responses; [`exchange`] holds the messages by which two catalogs are compared; [`frame`] holds what all share, [`extension`] lets frames grow, and [`turns`] says which
 //! control frame may come when. A reader takes [`LENGTH_BYTES`] bytes, asks [`frame::length`] how many follow, reads those,
 //! and only then decodes.
 //!
@@ -17,6 +17,7 @@ pub mod goodbye;
 pub mod header;
 pub mod hello;
 pub mod refuse;
+pub mod responses;
 pub mod turns;
 pub mod welcome;
 
@@ -27,5 +28,6 @@ pub use goodbye::Goodbye;
 pub use header::{HEADER_MAX, StreamHeader, StreamMode};
 pub use hello::{DEAD_LINKS_MAX, DeadLink, Hello, MINOR};
 pub use refuse::Answer;
+pub use responses::{ResponsePrefix, end_of_responses, response_prefix, responses_end};
 pub use turns::{OutOfTurn, Turns};
 pub use welcome::Welcome;

@@ -15,7 +15,7 @@ use kinfolk_core::catalog::{
     Catalog, CatalogLimits, Entry, Ignored, Input, Keep as Kept, Output, Removal, Snapshot,
 };
 use kinfolk_core::peer_link::{DialFailure, Direction, LinkEnd};
-use kinfolk_core::record::Topic;
+use kinfolk_core::record::{Offer, Topic};
 use kinfolk_core::secret_topic::{Binding, SecretTopic, TooManySecretTopics};
 use kinfolk_core::wire::exchange::{Token, Tokens};
 use tokio::sync::{broadcast, watch};
@@ -24,7 +24,7 @@ use crate::context::Context;
 use crate::discovery::keep::Keep;
 use crate::discovery::manager::DiscoveryMessage;
 use crate::discovery::pending::{Added, Pending};
-use crate::error::TopicError;
+use crate::error::{OfferError, TopicError};
 use crate::events::NodeEvent;
 use crate::feed::Feed;
 use crate::metrics::{DiscoveryMetrics, Family};
@@ -320,7 +320,7 @@ impl Context {
         }
     }
 
-    fn has_way_to(&self, peer: &EndpointId) -> bool {
+    pub(crate) fn has_way_to(&self, peer: &EndpointId) -> bool {
         self.directory.get(peer).is_some() || lock(&self.retained).book.knows(peer)
     }
 
@@ -354,6 +354,31 @@ impl Context {
             self.renew_own();
         }
         did
+    }
+
+    /// Says in the node's record that it offers this. Each success is to be followed by one [`Context::withdraw_offer`]: two parts of the
+    /// node may make the same offer, and it stands until both have taken it back.
+    #[allow(dead_code, reason = "typed streams make their offers with it")]
+    pub(crate) fn offer(&self, offer: Offer) -> Result<(), OfferError> {
+        if self.make_offer(offer)? {
+            self.renew_own();
+        }
+        Ok(())
+    }
+
+    /// The same without telling anybody yet; whether there is something to tell.
+    pub(crate) fn make_offer(&self, offer: Offer) -> Result<bool, OfferError> {
+        if !self.discovers {
+            return Err(OfferError::NoDiscovery);
+        }
+        Ok(lock(&self.own).offer(offer)?)
+    }
+
+    /// Takes an offer back that was made once.
+    pub(crate) fn withdraw_offer(&self, offer: Offer) {
+        if lock(&self.own).withdraw(offer) {
+            self.renew_own();
+        }
     }
 
     /// Takes part in a secret topic.

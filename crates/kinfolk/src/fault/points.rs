@@ -16,6 +16,7 @@ impl NodeMessage {
             Self::Open(..) => Point::NodeOpen,
             Self::OpenEager(..) => Point::NodeOpenEager,
             Self::Call(..) => Point::NodeCall,
+            Self::CallAny(..) => Point::NodeCallAny,
             Self::Hold(..) => Point::NodeHold,
             Self::Serve(..) => Point::NodeServe,
             Self::Unserve(..) => Point::NodeUnserve,

@@ -25,7 +25,7 @@ use kinfolk_core::intensity::{Intensity, Verdict};
 use kinfolk_core::intent::Failure;
 use kinfolk_core::peer_link::Why;
 use kinfolk_core::peer_table::PeerSummary;
-use kinfolk_core::record::Topic;
+use kinfolk_core::record::{Offer, Topic};
 use kinfolk_core::wire::StreamMode;
 use ractor::{ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::{Semaphore, broadcast, watch};
@@ -48,6 +48,7 @@ use crate::node::address::follow_address;
 use crate::node::hold::Hold;
 use crate::node::terminal::Terminal;
 use crate::peers::manager::{PeerManager, PeerManagerArguments, PeerManagerMessage};
+use crate::protocol::any;
 use crate::protocol::open::{self, Options, Peer};
 use crate::protocol::service::Service;
 use crate::protocol::stream::{RecvStream, SendStream};
@@ -85,6 +86,8 @@ pub enum NodeMessage {
     OpenEager(Peer, ProtocolName, Options, OpenReply),
     /// Sends a request and waits for the response, each of at most [`MESSAGE_BYTES_MAX`] bytes.
     Call(Peer, ProtocolName, Bytes, Options, RpcReplyPort<Result<Bytes, OpenError>>),
+    /// Sends a request to a peer that offers the protocol and waits for the response, each of at most [`MESSAGE_BYTES_MAX`] bytes.
+    CallAny(ProtocolName, Bytes, Options, RpcReplyPort<Result<Bytes, OpenError>>),
     /// Keeps a peer connected for as long as the answer lives.
     Hold(Peer, RpcReplyPort<Result<Hold, OpenError>>),
     /// Takes a protocol into service.
@@ -345,12 +348,12 @@ fn task_panicked(text: String) -> NodeMessage {
     NodeMessage::Internal(Internal(Note::TaskPanicked(text)))
 }
 
-/// An answer that may travel in a message.
-fn small_enough(answer: Bytes) -> Result<Bytes, OpenError> {
-    if answer.len() > MESSAGE_BYTES_MAX {
+/// A request or an answer that may travel in a message.
+fn small_enough(bytes: Bytes) -> Result<Bytes, OpenError> {
+    if bytes.len() > MESSAGE_BYTES_MAX {
         return Err(OpenError::Failed { failure: Failure::TooLarge, cause: None });
     }
-    Ok(answer)
+    Ok(bytes)
 }
 
 impl RootState {
@@ -370,15 +373,18 @@ impl RootState {
                 });
             }
             M::Call(peer, protocol, request, options, reply) => {
-                if request.len() > MESSAGE_BYTES_MAX {
-                    let failure = Failure::TooLarge;
-                    let _ = reply.send(Err(OpenError::Failed { failure, cause: None }));
-                } else {
-                    self.request(reply, |context| async move {
-                        let answer = open::call(&context, peer, protocol, &request, options);
-                        answer.await.and_then(small_enough)
-                    });
-                }
+                self.request(reply, |context| async move {
+                    let request = small_enough(request)?;
+                    let answer = open::call(&context, peer, protocol, &request, options);
+                    answer.await.and_then(small_enough)
+                });
+            }
+            M::CallAny(protocol, request, options, reply) => {
+                self.request(reply, |context| async move {
+                    let request = small_enough(request)?;
+                    let answer = any::call_any(&context, protocol, &request, options);
+                    answer.await.and_then(small_enough)
+                });
             }
             M::Hold(peer, reply) => {
                 let held = peer.configure(&self.context).map(|peer| Hold::new(&self.context, peer));
@@ -388,7 +394,7 @@ impl RootState {
                 let _ = reply.send(self.context.serve(protocol, service));
             }
             M::Unserve(protocol, reply) => {
-                let _ = reply.send(self.context.services.remove(&protocol));
+                let _ = reply.send(self.context.unserve(&protocol));
             }
             M::Subscribe(reply) => {
                 if let Some(events) = self.context.subscribe() {
@@ -656,13 +662,33 @@ impl Context {
     pub(crate) fn serve(&self, protocol: ProtocolName, service: Service) -> Result<(), ServeError> {
         let limits = &self.limits;
         let counters = self.counters.protocol(&protocol, limits.protocols);
-        self.services.add(
+        let offer = service.is_offered.then(|| Offer::protocol(&protocol));
+        if let Some(offer) = offer {
+            self.make_offer(offer)?;
+        }
+        let added = self.services.add(
             protocol,
             service,
             limits.protocol_concurrency,
             limits.protocols,
             counters,
-        )
+        );
+        match (offer, &added) {
+            // Said only now that whoever hears of it is served.
+            (Some(_), Ok(())) => self.renew_own(),
+            (Some(offer), Err(_)) => self.withdraw_offer(offer),
+            (None, _) => {}
+        }
+        added
+    }
+
+    /// Takes a protocol out of service, and its offer back; whether it was in service.
+    pub(crate) fn unserve(&self, protocol: &ProtocolName) -> bool {
+        let Some(removed) = self.services.remove(protocol) else { return false };
+        if removed.service.is_offered {
+            self.withdraw_offer(Offer::protocol(protocol));
+        }
+        true
     }
 
     /// Takes one of the library's own protocols into service, in the place of what served it before.

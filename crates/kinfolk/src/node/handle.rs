@@ -33,7 +33,9 @@ use crate::node::builder::NodeBuilder;
 use crate::node::hold::Hold;
 use crate::node::terminal::Terminal;
 use crate::peers::manager::PeerManagerMessage;
+use crate::protocol::any;
 use crate::protocol::open::{self, Options, Peer};
+use crate::protocol::responses::{self, Responses};
 use crate::protocol::service::Service;
 use crate::protocol::stream::{RecvStream, SendStream};
 
@@ -183,11 +185,8 @@ impl Node {
         Req: Serialize + ?Sized,
         Res: DeserializeOwned,
     {
-        let request = postcard::to_allocvec(request)
-            .map_err(|error| CallError::Request(error.to_string().into()))?;
-        let response = self.call_bytes(peer, protocol, &request, options).await?;
-        postcard::from_bytes(&response)
-            .map_err(|error| CallError::Response(error.to_string().into()))
+        let request = encode(request)?;
+        decode(&self.call_bytes(peer, protocol, &request, options).await?)
     }
 
     /// Sends a request of bytes and waits for the response. Cancelled, it is as [`Node::call`] is.
@@ -200,6 +199,163 @@ impl Node {
     ) -> Result<Bytes, OpenError> {
         self.check()?;
         open::call(&self.context, peer.into(), protocol, request, options).await
+    }
+
+    /// Sends a typed request to a peer that offers the protocol, whoever it is, and waits for the typed response. Who offers it says its
+    /// record, see [`Service::offered`]; where nobody does, one that appears within the deadline is asked. This node itself is never asked.
+    ///
+    /// The nearest by round-trip time is asked that has few calls of this node and was not busy or failing a moment ago; equals share the calls at
+    /// random. One that cannot be reached gets a share of the time alone, and another one is asked instead. So it is where a provider refuses. Once the request is sent
+    /// to one, it is sent to no other, unless the first certainly did not act on it: when the link is lost meanwhile, the call ends as [`OpenError::Unknown`]. A
+    /// request that is [`Options::idempotent`] is sent to another one then, and to another one beside the first where that takes long. What a handler says
+    /// is an answer, also where it says that it failed.
+    ///
+    /// ```
+    /// use kinfolk::{Node, ProtocolName, Service};
+    ///
+    /// const SUM: ProtocolName = ProtocolName::from_static("sum/1");
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let here = "127.0.0.1:0".parse()?;
+    /// let hub = Node::builder("my-app").bind_addr(here).spawn().await?;
+    /// let worker = Node::builder("my-app").bind_addr(here).bootstrap(hub.addr()).spawn().await?;
+    /// let sum = Service::call(|_peer, terms: Vec<u64>| async move { Ok(terms.iter().sum::<u64>()) });
+    /// worker.serve(SUM, sum.offered()).await?;
+    ///
+    /// let alice = Node::builder("my-app").bind_addr(here).bootstrap(hub.addr()).spawn().await?;
+    /// let sum: u64 = alice.call_any(SUM, &vec![1_u64, 2, 3]).await?;
+    /// assert_eq!(sum, 6);
+    /// # for node in [alice, worker, hub] {
+    /// #     node.shutdown().await;
+    /// # }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// At the deadline [`Failure::NoProvider`](crate::Failure::NoProvider) if nobody offered the protocol, else what the last provider that was asked ended
+    /// with. Without waiting where a provider's handler failed, where the outcome at one is unknown, and where all providers refuse this node for what it is.
+    ///
+    /// Cancelled, it is as [`Node::call`] is, with each provider that has the request.
+    pub async fn call_any<Req, Res>(
+        &self,
+        protocol: ProtocolName,
+        request: &Req,
+    ) -> Result<Res, CallError>
+    where
+        Req: Serialize + ?Sized,
+        Res: DeserializeOwned,
+    {
+        self.call_any_with(protocol, request, Options::new()).await
+    }
+
+    /// Like [`Node::call_any`], with options. Cancelled, it is as there.
+    pub async fn call_any_with<Req, Res>(
+        &self,
+        protocol: ProtocolName,
+        request: &Req,
+        options: Options,
+    ) -> Result<Res, CallError>
+    where
+        Req: Serialize + ?Sized,
+        Res: DeserializeOwned,
+    {
+        let request = encode(request)?;
+        decode(&self.call_any_bytes(protocol, &request, options).await?)
+    }
+
+    /// Sends a request of bytes to a peer that offers the protocol, as [`Node::call_any`] does, and waits for the response.
+    pub async fn call_any_bytes(
+        &self,
+        protocol: ProtocolName,
+        request: &[u8],
+        options: Options,
+    ) -> Result<Bytes, OpenError> {
+        self.check()?;
+        any::call_any(&self.context, protocol, request, options).await
+    }
+
+    /// Sends a typed request of which many typed responses are expected, and returns once the peer has taken it; they travel as postcard.
+    ///
+    /// The peer's handler runs as far ahead of the reader as QUIC's windows have room, and not further. See [`Responses`] for how they end.
+    /// [`Options::deadline`] is for the time until the request is taken; for all of it there is [`Options::total`].
+    ///
+    /// ```
+    /// use futures_util::stream;
+    /// use kinfolk::{Node, ProtocolName, Responses, Service};
+    ///
+    /// const COUNT: ProtocolName = ProtocolName::from_static("count/1");
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let here = "127.0.0.1:0".parse()?;
+    /// let alice = Node::builder("my-app").bind_addr(here).discovery(false).spawn().await?;
+    /// let bob = Node::builder("my-app").bind_addr(here).discovery(false).spawn().await?;
+    ///
+    /// bob.serve(COUNT, Service::call_stream(|_peer, to: u64| stream::iter((0..to).map(Ok)))).await?;
+    /// let mut counted: Responses<u64> = alice.call_stream(bob.addr(), COUNT, &3_u64).await?;
+    /// let mut sum = 0;
+    /// while let Some(number) = counted.recv().await? {
+    ///     sum += number;
+    /// }
+    /// assert_eq!(sum, 3);
+    /// # for node in [alice, bob] {
+    /// #     node.shutdown().await;
+    /// # }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As a call's until the peer has taken the request, and under the same rule is it sent again on another link: not where the peer may have acted on it.
+    /// Later errors are those of [`Responses::recv`].
+    ///
+    /// Cancelled, the stream is reset; the peer's handler may have begun, and is dropped at its next await.
+    pub async fn call_stream<Req, Res>(
+        &self,
+        peer: impl Into<Peer>,
+        protocol: ProtocolName,
+        request: &Req,
+    ) -> Result<Responses<Res>, CallError>
+    where
+        Req: Serialize + ?Sized,
+        Res: DeserializeOwned,
+    {
+        self.call_stream_with(peer, protocol, request, Options::new()).await
+    }
+
+    /// Like [`Node::call_stream`], with options. Cancelled, it is as there.
+    pub async fn call_stream_with<Req, Res>(
+        &self,
+        peer: impl Into<Peer>,
+        protocol: ProtocolName,
+        request: &Req,
+        options: Options,
+    ) -> Result<Responses<Res>, CallError>
+    where
+        Req: Serialize + ?Sized,
+        Res: DeserializeOwned,
+    {
+        self.check()?;
+        let request = encode(request)?;
+        let typed = responses::typed::<Res>;
+        let call = responses::call(&self.context, peer.into(), protocol, &request, options, typed);
+        Ok(call.await?)
+    }
+
+    /// Sends a request of bytes of which many responses of bytes are expected, as [`Node::call_stream`] does.
+    pub async fn call_stream_bytes(
+        &self,
+        peer: impl Into<Peer>,
+        protocol: ProtocolName,
+        request: &[u8],
+        options: Options,
+    ) -> Result<Responses<Bytes>, OpenError> {
+        self.check()?;
+        responses::call(&self.context, peer.into(), protocol, request, options, Ok).await
     }
 
     /// Keeps a peer connected until the answer is dropped.
@@ -220,10 +376,10 @@ impl Node {
         self.context.serve(protocol, service)
     }
 
-    /// Takes a protocol out of service and says whether it was in service. Streams that are being served go on.
+    /// Takes a protocol out of service, and its offer out of the node's record, and says whether it was in service. Streams that are being served go on.
     pub fn unserve(&self, protocol: &ProtocolName) -> Result<bool, NodeClosed> {
         self.alive()?;
-        Ok(self.context.services.remove(protocol))
+        Ok(self.context.unserve(protocol))
     }
 
     /// Subscribes to what happens from now on. A subscriber that falls behind gets `Lagged(n)` and goes on with the newest; the last
@@ -411,4 +567,12 @@ impl Node {
     fn check(&self) -> Result<(), OpenError> {
         self.alive().map_err(OpenError::Closed)
     }
+}
+
+fn encode(request: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, CallError> {
+    postcard::to_allocvec(request).map_err(|error| CallError::Request(error.to_string().into()))
+}
+
+fn decode<Res: DeserializeOwned>(response: &[u8]) -> Result<Res, CallError> {
+    postcard::from_bytes(response).map_err(|error| CallError::Response(error.to_string().into()))
 }

@@ -164,6 +164,12 @@ impl Link {
         })
     }
 
+    /// The round-trip time of the path in use; `None` if there is none at the moment.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        let paths = self.connection.paths();
+        paths.iter().find(|path| path.is_selected()).map(|path| path.rtt())
+    }
+
     /// Where the peer is, by the path in use.
     pub(crate) fn address(&self) -> Option<TransportAddr> {
         let paths = self.connection.paths();

@@ -22,6 +22,7 @@ use crate::events::NodeEvent;
 use crate::metrics::{Family, ProtocolCounters};
 use crate::peers::link::Lease;
 use crate::protocol::open::{read_call_body, read_call_length};
+use crate::protocol::respond::respond;
 use crate::protocol::service::{Handler, Incoming, Registered};
 use crate::protocol::stream::{AnswerState, Orphanage, RecvStream, SendStream};
 use crate::supervision::panic_text;
@@ -81,7 +82,7 @@ impl Served {
     }
 
     /// Counts and reports how a handler ended; the code that its stream ends with, if it failed.
-    fn judge<T>(
+    pub(crate) fn judge<T>(
         &self,
         result: Result<Result<T, HandlerError>, Box<dyn std::any::Any + Send>>,
     ) -> Option<Code> {
@@ -106,7 +107,7 @@ impl Served {
         Code::HandlerPanicked
     }
 
-    fn failed(&self, reason: String) {
+    pub(crate) fn failed(&self, reason: String) {
         debug!(peer = %self.peer.fmt_short(), protocol = %self.protocol, %reason, "handler failed");
         self.registered.counters.handler_failures.fetch_add(1, Ordering::Relaxed);
         self.context.emit(NodeEvent::HandlerFailed {
@@ -195,7 +196,7 @@ impl Handling {
                     }
                 }
                 // Not served as a stream.
-                Handler::Call(_) => {}
+                Handler::Call(_) | Handler::Responses(_) => {}
             }
         }
     }
@@ -231,7 +232,13 @@ impl Call {
         self.recv.notice_end();
         drop(negotiating);
         let registered = Arc::clone(&self.service.registered);
-        let Handler::Call(handler) = &registered.service.handler else { return };
+        let handler = match &registered.service.handler {
+            Handler::Call(handler) => handler,
+            Handler::Responses(handler) => {
+                return respond(&self.service, &**handler, request, &mut self.send).await;
+            }
+            Handler::Stream(_) | Handler::Actor { .. } => return,
+        };
         let peer = self.service.peer;
         let answering = AssertUnwindSafe(async { handler(peer, request).await }).catch_unwind();
         let result = tokio::select! {

@@ -2,8 +2,11 @@
 //!
 //! Payload flows between the app and QUIC directly; no actor is in between.
 
+pub(crate) mod any;
 pub(crate) mod handle;
 pub(crate) mod open;
+pub(crate) mod respond;
+pub(crate) mod responses;
 pub(crate) mod serve;
 pub(crate) mod service;
 pub(crate) mod stream;

@@ -6,7 +6,7 @@
 //! future cancels the intent.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -110,6 +110,7 @@ pub struct Options {
     deadline: Option<Duration>,
     priority: Priority,
     idempotent: bool,
+    total: Option<Duration>,
     /// It is for the node's own ends.
     is_errand: bool,
 }
@@ -120,9 +121,16 @@ impl Options {
         Self::default()
     }
 
-    /// How long all of it may take.
+    /// How long all of it may take; of a call with many responses, how long until the peer has taken the request.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
+        self
+    }
+
+    /// How long a call with many responses may take until the last of them; without this, for as long as they come. It means nothing to
+    /// others.
+    pub fn total(mut self, total: Duration) -> Self {
+        self.total = Some(total);
         self
     }
 
@@ -142,6 +150,24 @@ impl Options {
         self.idempotent = true;
         self
     }
+
+    pub(crate) fn is_idempotent(&self) -> bool {
+        self.idempotent
+    }
+
+    /// When all of it is to be over by the general deadline.
+    pub(crate) fn deadline_from(&self, context: &Context, now: Instant) -> Instant {
+        latest(now, self.deadline.unwrap_or(context.limits.intent_deadline))
+    }
+
+    /// When the last response is to have come.
+    pub(crate) fn total_from(&self, now: Instant) -> Option<Instant> {
+        self.total.map(|total| latest(now, total))
+    }
+}
+
+fn latest(now: Instant, within: Duration) -> Instant {
+    now.checked_add(within.min(kinfolk_core::limits::LONGEST)).unwrap_or(now)
 }
 
 /// Opens a stream: acked, after the peer's answer; eager, without waiting for it, as the first read checks it.
@@ -195,12 +221,66 @@ pub(crate) async fn call(
     result
 }
 
+/// Sends a request of which many responses are expected, and waits until the peer has taken it. What is returned is read behind the answer.
+pub(crate) async fn call_stream(
+    context: &Arc<Context>,
+    peer: Peer,
+    protocol: ProtocolName,
+    request: &[u8],
+    options: Options,
+) -> Result<RecvStream, OpenError> {
+    let mut ask = Ask::new(context, peer.id, &options);
+    let result = async {
+        peer.configure(context)?;
+        match ask.request(&protocol, StreamMode::CallStream, request).await? {
+            Reply::Many(responses) => Ok(responses),
+            // Not to this mode.
+            Reply::One(_) => Err(OpenError::Unknown),
+        }
+    };
+    let result = result.await;
+    ask.end(&result);
+    result
+}
+
+/// One of several attempts to have a request answered by one peer or another.
+pub(crate) struct Attempt<'a> {
+    pub(crate) protocol: &'a ProtocolName,
+    pub(crate) request: &'a [u8],
+    pub(crate) options: &'a Options,
+    /// When the response is to have come.
+    pub(crate) deadline: Instant,
+    /// When the request is to have been sent.
+    pub(crate) reach_by: Instant,
+}
+
+impl Attempt<'_> {
+    /// Asks this peer. An error comes with whether it is certain that the peer did not act on the request. What comes of it is not counted.
+    pub(crate) async fn at(
+        &self,
+        context: &Arc<Context>,
+        peer: EndpointId,
+    ) -> Result<Bytes, (OpenError, bool)> {
+        let mut ask = Ask::new(context, peer, self.options);
+        ask.deadline = self.deadline;
+        ask.reach_by = Some(self.reach_by);
+        ask.is_own = true;
+        let result = ask.call(self.protocol, self.request).await;
+        ask.end(&result);
+        result.map_err(|error| (error, !ask.sent.load(Ordering::Relaxed)))
+    }
+}
+
 /// One open or call under way. Dropped before its end, it counts as cancelled.
 struct Ask<'a> {
     context: &'a Arc<Context>,
     id: IntentId,
     peer: EndpointId,
     deadline: Instant,
+    /// When a link has to be there by, if that is before the deadline, as there are other peers to ask.
+    reach_by: Option<Instant>,
+    /// Whether payload was sent that the peer may have acted on.
+    sent: AtomicBool,
     priority: Priority,
     idempotent: bool,
     is_errand: bool,
@@ -214,6 +294,13 @@ struct Ask<'a> {
     ended: bool,
 }
 
+/// What came of a request.
+enum Reply {
+    One(Bytes),
+    /// The peer has taken it; the responses are still to be read.
+    Many(RecvStream),
+}
+
 /// Why a stream could not be used, and whether payload was on it.
 struct Lost {
     progress: Progress,
@@ -223,14 +310,13 @@ struct Lost {
 
 impl<'a> Ask<'a> {
     fn new(context: &'a Arc<Context>, peer: EndpointId, options: &Options) -> Self {
-        let within = options.deadline.unwrap_or(context.limits.intent_deadline);
-        let within = within.min(kinfolk_core::limits::LONGEST);
-        let now = Instant::now();
         Self {
             context,
             id: context.intent_id(),
             peer,
-            deadline: now.checked_add(within).unwrap_or(now),
+            deadline: options.deadline_from(context, Instant::now()),
+            reach_by: None,
+            sent: AtomicBool::new(false),
             priority: options.priority,
             idempotent: options.idempotent,
             is_errand: options.is_errand,
@@ -287,9 +373,22 @@ impl<'a> Ask<'a> {
     }
 
     async fn call(&mut self, protocol: &ProtocolName, request: &[u8]) -> Result<Bytes, OpenError> {
+        match self.request(protocol, StreamMode::Call, request).await? {
+            Reply::One(response) => Ok(response),
+            // Not to this mode.
+            Reply::Many(_) => Err(OpenError::Unknown),
+        }
+    }
+
+    async fn request(
+        &mut self,
+        protocol: &ProtocolName,
+        mode: StreamMode,
+        request: &[u8],
+    ) -> Result<Reply, OpenError> {
         let too_large = || OpenError::Failed { failure: Failure::TooLarge, cause: None };
         let max = self.context.limits.call_bytes;
-        let mut message = encode_header(protocol, StreamMode::Call)?;
+        let mut message = encode_header(protocol, mode)?;
         let header_length = message.len();
         message.extend_from_slice(&call_prefix(request.len(), max).map_err(|_| too_large())?);
         message.extend_from_slice(request);
@@ -303,6 +402,7 @@ impl<'a> Ask<'a> {
             }
             let attempt = async {
                 let (mut send, mut recv) = self.open_raw(lease, &counters, link).await?;
+                self.sent.store(true, Ordering::Relaxed);
                 let sent = send.write_overhead(&message).await;
                 let _ = send.finish();
                 counters.opened.fetch_add(1, Ordering::Relaxed);
@@ -311,16 +411,25 @@ impl<'a> Ask<'a> {
                     let payload = u64::try_from(payload).unwrap_or(u64::MAX);
                     counters.bytes_sent.fetch_add(payload, Ordering::Relaxed);
                 }
-                match read_response(&mut recv, max).await {
-                    Ok(response) => Ok(response),
+                let reply = match mode {
+                    StreamMode::CallStream => recv.answered().await.map(|()| None),
+                    _ => read_response(&mut recv, max).await.map(Some),
+                };
+                match reply {
+                    Ok(Some(response)) => Ok(Reply::One(response)),
+                    Ok(None) => Ok(Reply::Many(recv)),
                     Err(error) => Err(lost(&recv, Progress::PayloadSent, error)),
                 }
             };
             match self.within(self.deadline, attempt).await? {
-                Ok(response) => return Ok(response),
+                Ok(reply) => return Ok(reply),
                 Err(loss) => last = self.retry(loss, protocol).await?,
             }
         }
+    }
+
+    fn reach_by(&self) -> Instant {
+        self.reach_by.unwrap_or(self.deadline)
     }
 
     /// Not an async function: that would hold the future twice, as its argument and within the timeout.
@@ -345,7 +454,13 @@ impl<'a> Ask<'a> {
         counters: &Arc<ProtocolCounters>,
         link: Arc<Link>,
     ) -> Result<(SendStream, RecvStream), Lost> {
-        let Ok((send, recv)) = link.connection.open_bi().await else {
+        let opening = link.connection.open_bi();
+        let opened = match self.reach_by {
+            // A peer that lets no stream come to an end has room for no other.
+            Some(by) => self.within(by, opening).await.ok().and_then(Result::ok),
+            None => opening.await.ok(),
+        };
+        let Some((send, recv)) = opened else {
             let loss = StreamLoss::NotOpened(link.close_code());
             return Err(Lost { progress: Progress::NothingSent, loss, link });
         };
@@ -369,7 +484,7 @@ impl<'a> Ask<'a> {
     async fn lease_of_any(&mut self, last: Option<Arc<Link>>) -> Result<Lease, OpenError> {
         if let Some(last) = last {
             // The machine learns of the loss by itself; until then it would name the same link again.
-            self.within(self.deadline, last.retired()).await?;
+            self.within(self.reach_by(), last.retired()).await?;
         }
         loop {
             let live = self.context.directory.get(&self.peer);
@@ -390,7 +505,7 @@ impl<'a> Ask<'a> {
                 None => {
                     let loss = StreamLoss::NotOpened(link.close_code());
                     let lost = Lost { progress: Progress::NothingSent, loss, link };
-                    self.within(self.deadline, self.again(lost)?.retired()).await?;
+                    self.within(self.reach_by(), self.again(lost)?.retired()).await?;
                 }
             }
         }
@@ -401,7 +516,7 @@ impl<'a> Ask<'a> {
         loop {
             if !self.is_errand && self.context.may_be_found(&self.peer) {
                 // Past the deadline it is as if the peer were known to nobody.
-                let found = self.within(self.deadline, self.context.found(&self.peer)).await;
+                let found = self.within(self.reach_by(), self.context.found(&self.peer)).await;
                 let failed = OpenError::Failed { failure: Failure::NoAddress, cause: None };
                 found.map_err(|_| failed)?;
             }
@@ -419,14 +534,14 @@ impl<'a> Ask<'a> {
             id: self.id,
             want: if self.is_errand { Want::Errand } else { Want::Stream },
             priority: self.priority,
-            deadline: Some(self.deadline),
+            deadline: Some(self.reach_by()),
         };
-        let up = self.within(self.deadline, self.context.manager_up()).await?;
+        let up = self.within(self.reach_by(), self.context.manager_up()).await?;
         up.map_err(OpenError::Closed)?;
         self.waiting = true;
         let told =
             self.context.tell_manager(PeerManagerMessage::Ask { peer: self.peer, intent, reply });
-        let latest = self.deadline.checked_add(DEADLINE_GRACE).unwrap_or(self.deadline);
+        let latest = self.reach_by().checked_add(DEADLINE_GRACE).unwrap_or(self.reach_by());
         let granted = match told {
             Ok(()) => {
                 self.within(latest, grant).await?.unwrap_or(Grant::Ended(Outcome::Restarted, None))
@@ -452,7 +567,17 @@ impl<'a> Ask<'a> {
         lost: Lost,
         protocol: &ProtocolName,
     ) -> Result<Option<Arc<Link>>, OpenError> {
+        let is_gone = matches!(
+            lost.loss,
+            StreamLoss::LinkLost | StreamLoss::LinkClosed(_) | StreamLoss::LinkClosedHere(_)
+        );
+        let is_leaving = matches!(lost.loss, StreamLoss::Refused(Code::Draining));
         let error = match self.again(lost) {
+            // Others are there to ask, before this one is waited for.
+            Ok(_) if is_gone && self.reach_by.is_some() => return Err(OpenError::Unknown),
+            Ok(_) if is_leaving && self.reach_by.is_some() => {
+                return Err(OpenError::Refused(Code::Draining));
+            }
             Ok(link) => return Ok(Some(link)),
             Err(error) => error,
         };
@@ -464,7 +589,7 @@ impl<'a> Ask<'a> {
         self.introduced = true;
         // In a box, as an exchange opens a stream itself.
         let exchange = Box::pin(self.context.sync_with(self.peer));
-        match self.within(self.deadline, exchange).await? {
+        match self.within(self.reach_by(), exchange).await? {
             Ok(_) => Ok(None),
             Err(_) => Err(error),
         }
@@ -473,7 +598,11 @@ impl<'a> Ask<'a> {
     /// The link to wait out before asking again, or the outcome.
     fn again(&self, lost: Lost) -> Result<Arc<Link>, OpenError> {
         match after_loss(lost.progress, self.idempotent, lost.loss) {
-            Next::Again => Ok(lost.link),
+            Next::Again => {
+                // It did not act on it, or may do so twice.
+                self.sent.store(false, Ordering::Relaxed);
+                Ok(lost.link)
+            }
             // It may be the app of this side that did not want the peer any more.
             Next::End(Outcome::Refused(Code::Banned)) if self.context.is_banned(&self.peer) => {
                 Err(OpenError::Banned)

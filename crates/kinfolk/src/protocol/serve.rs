@@ -169,7 +169,7 @@ impl Negotiation {
         let admitting = AssertUnwindSafe(|| served.admit(header.mode));
         let admitted =
             catch_unwind(admitting).unwrap_or_else(|panic| Err(served.panicked(panic.as_ref())));
-        let is_call = header.mode == StreamMode::Call;
+        let is_call = matches!(header.mode, StreamMode::Call | StreamMode::CallStream);
         // A call takes its place when its request is complete: a slow one keeps nobody out.
         let place = match admitted {
             Ok(()) if is_call => Ok(None),
@@ -192,7 +192,7 @@ impl Negotiation {
         // Only of a handler that runs here is it known how it ended; others leave an unfinished half reset at once.
         let orphanage = match &served.registered.service.handler {
             Handler::Stream(_) => Some(Arc::new(Orphanage::default())),
-            Handler::Actor { .. } | Handler::Call(_) => None,
+            Handler::Actor { .. } | Handler::Call(_) | Handler::Responses(_) => None,
         };
         let orphans = orphanage.as_ref().map_or_else(Weak::new, Arc::downgrade);
         let incoming = served.incoming(lease, send, recv, rest, orphans);

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
+use futures_util::stream::{self, Stream, StreamExt};
 use iroh::EndpointId;
 use kinfolk_core::code::Code;
 use kinfolk_core::id::ProtocolName;
@@ -20,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{HandlerError, ServeError};
 use crate::metrics::ProtocolCounters;
+use crate::protocol::respond::Bodies;
 use crate::protocol::stream::{RecvStream, SendStream};
 use crate::supervision::{read, write};
 
@@ -27,6 +29,7 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type StreamHandler = dyn Fn(Incoming) -> BoxFuture<Result<(), HandlerError>> + Send + Sync;
 type CallHandler =
     dyn Fn(EndpointId, Bytes) -> BoxFuture<Result<Vec<u8>, HandlerError>> + Send + Sync;
+pub(crate) type ResponsesHandler = dyn Fn(EndpointId, Bytes) -> Bodies + Send + Sync;
 type Admits = dyn Fn(&EndpointId) -> bool + Send + Sync;
 type AdmitsRecord = dyn Fn(&Record) -> bool + Send + Sync;
 
@@ -64,11 +67,14 @@ pub struct Service {
     pub(crate) concurrency: Option<usize>,
     pub(crate) admits: Option<Box<Admits>>,
     pub(crate) admits_record: Option<Box<AdmitsRecord>>,
+    /// Whether the node's record says that it serves this.
+    pub(crate) is_offered: bool,
 }
 
 pub(crate) enum Handler {
     Stream(Box<StreamHandler>),
     Call(Box<CallHandler>),
+    Responses(Box<ResponsesHandler>),
     Actor {
         /// Passes a stream on; false if the actor is gone.
         cast: Box<dyn Fn(Incoming) -> bool + Send + Sync>,
@@ -81,6 +87,7 @@ impl std::fmt::Debug for Service {
         let kind = match self.handler {
             Handler::Stream(_) => "stream",
             Handler::Call(_) => "call",
+            Handler::Responses(_) => "call_stream",
             Handler::Actor { .. } => "actor",
         };
         f.debug_struct("Service")
@@ -134,6 +141,76 @@ impl Service {
         Self::new(Handler::Call(Box::new(move |peer, request| Box::pin(handler(peer, request)))))
     }
 
+    /// Answers each request with any number of typed responses: those that the handler's stream makes, up to its end. They travel as postcard.
+    ///
+    /// The stream is polled as the caller reads, and runs ahead of it by what QUIC's windows hold. It is dropped at its next await once the caller has
+    /// dropped its [`Responses`](crate::Responses). When it makes an error or panics, the caller gets the responses before that, then the code `HandlerFailed` or
+    /// `HandlerPanicked`. A response larger than [`Limits::call_bytes`](kinfolk_core::limits::Limits::call_bytes) is a failure of the handler.
+    ///
+    /// A caller that does not read keeps the handler, and its place in the concurrency, for as long as the session lives, as one does that keeps a stream open;
+    /// how many one peer can keep is bounded by [`Limits::streams_per_peer`](kinfolk_core::limits::Limits::streams_per_peer).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use futures_util::{TryFutureExt, stream};
+    /// use kinfolk::Service;
+    /// use kinfolk::error::HandlerError;
+    ///
+    /// // What is at hand.
+    /// let count = Service::call_stream(|_peer, to: u64| stream::iter((0..to).map(Ok)));
+    ///
+    /// // What comes one after another.
+    /// let ticks = Service::call_stream(|_peer, every: Duration| {
+    ///     stream::unfold(0_u64, move |tick| async move {
+    ///         tokio::time::sleep(every).await;
+    ///         Some((Ok(tick), tick + 1))
+    ///     })
+    /// });
+    ///
+    /// // What begins with something that may fail.
+    /// let bytes = Service::call_stream(|_peer, (path, most): (String, usize)| {
+    ///     async move {
+    ///         let found = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
+    ///         let bytes = found.map_err(HandlerError::new)??;
+    ///         Ok(stream::iter(bytes.into_iter().take(most).map(Ok)))
+    ///     }
+    ///     .try_flatten_stream()
+    /// });
+    /// # let _ = (count, ticks, bytes);
+    /// ```
+    pub fn call_stream<Req, Res, F, S>(handler: F) -> Self
+    where
+        Req: DeserializeOwned + 'static,
+        Res: Serialize + 'static,
+        F: Fn(EndpointId, Req) -> S + Send + Sync + 'static,
+        S: Stream<Item = Result<Res, HandlerError>> + Send + 'static,
+    {
+        Self::new(Handler::Responses(Box::new(move |peer, request: Bytes| {
+            let request = match postcard::from_bytes(&request) {
+                Ok(request) => request,
+                Err(error) => {
+                    let error = HandlerError::new(format!("undecodable request: {error}"));
+                    return stream::iter([Err(error)]).boxed();
+                }
+            };
+            let encode = |response: Result<Res, HandlerError>| {
+                postcard::to_allocvec(&response?)
+                    .map_err(|error| HandlerError::new(format!("unencodable response: {error}")))
+            };
+            handler(peer, request).map(encode).boxed()
+        })))
+    }
+
+    /// Answers each request with any number of responses of bytes, as [`Service::call_stream`] does.
+    pub fn call_stream_bytes<F, S>(handler: F) -> Self
+    where
+        F: Fn(EndpointId, Bytes) -> S + Send + Sync + 'static,
+        S: Stream<Item = Result<Vec<u8>, HandlerError>> + Send + 'static,
+    {
+        Self::new(Handler::Responses(Box::new(move |peer, request| handler(peer, request).boxed())))
+    }
+
     /// Casts each stream to an actor. The stream holds its place in the protocol's concurrency until both halves are over, which bounds
     /// the actor's mailbox. While the actor is dead, streams are refused as busy.
     pub fn actor<M>(actor: ractor::ActorRef<M>) -> Self
@@ -153,7 +230,7 @@ impl Service {
     }
 
     fn new(handler: Handler) -> Self {
-        Self { handler, concurrency: None, admits: None, admits_record: None }
+        Self { handler, concurrency: None, admits: None, admits_record: None, is_offered: false }
     }
 
     /// How many streams are served at once; more are refused as busy. The default is
@@ -183,6 +260,15 @@ impl Service {
         self.admits_record = Some(Box::new(admits));
         self
     }
+
+    /// Says in the node's record that it serves the protocol, for as long as it does: peers find it by that, and
+    /// [`Node::call_any`](crate::Node::call_any) asks it. Everybody in the network can see it, whomever the protocol admits. A record has
+    /// room for 12 offers; to serve one more fails as [`ServeError::Offer`], as it does where discovery is switched off: nobody would hear of it.
+    #[must_use]
+    pub fn offered(mut self) -> Self {
+        self.is_offered = true;
+        self
+    }
 }
 
 /// A registered service.
@@ -205,7 +291,13 @@ impl Registered {
 
     /// Whether a stream of this mode can be served by this handler.
     pub(crate) fn takes(&self, mode: StreamMode) -> bool {
-        matches!(self.service.handler, Handler::Call(_)) == (mode == StreamMode::Call)
+        match mode {
+            StreamMode::Acked | StreamMode::Eager => {
+                matches!(self.service.handler, Handler::Stream(_) | Handler::Actor { .. })
+            }
+            StreamMode::Call => matches!(self.service.handler, Handler::Call(_)),
+            StreamMode::CallStream => matches!(self.service.handler, Handler::Responses(_)),
+        }
     }
 }
 
@@ -270,9 +362,8 @@ impl Services {
         std::mem::take(&mut *write(&self.0))
     }
 
-    pub(crate) fn remove(&self, protocol: &ProtocolName) -> bool {
-        // Dropped without the lock, as above.
-        let removed = write(&self.0).remove(protocol);
-        removed.is_some()
+    /// What was served; to be dropped without any lock, as above.
+    pub(crate) fn remove(&self, protocol: &ProtocolName) -> Option<Arc<Registered>> {
+        write(&self.0).remove(protocol)
     }
 }

@@ -129,8 +129,7 @@ impl SendStream {
     /// Writes the chunk without copying it. Not cancel safe.
     pub async fn write_chunk(&mut self, chunk: Bytes) -> Result<(), StreamError> {
         let length = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
-        let written = self.inner()?.write_chunk(chunk).await;
-        written.map_err(|error| self.write_failed(error))?;
+        self.write_chunk_overhead(chunk).await?;
         self.counters.bytes_sent.fetch_add(length, Ordering::Relaxed);
         Ok(())
     }
@@ -184,6 +183,12 @@ impl SendStream {
     /// Writes bytes that are no payload of the app.
     pub(crate) async fn write_overhead(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
         let written = self.inner()?.write_all(bytes).await;
+        written.map_err(|error| self.write_failed(error))
+    }
+
+    /// The same without copying them.
+    pub(crate) async fn write_chunk_overhead(&mut self, chunk: Bytes) -> Result<(), StreamError> {
+        let written = self.inner()?.write_chunk(chunk).await;
         written.map_err(|error| self.write_failed(error))
     }
 
