@@ -18,8 +18,10 @@ use crate::walk::{WalkLimitError, WalkLimits};
 use crate::wire::call::CALL_MAX_DEFAULT;
 
 mod announce;
+mod streams;
 
 pub use announce::{AnnounceLimitError, AnnounceLimits};
+pub use streams::{StreamLimitError, StreamLimits};
 
 /// The bounds of one node. Start from [`Limits::default`] and change fields.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,6 +96,9 @@ pub struct Limits {
     /// Bytes that a peer may send on all its streams before they are read; as many again may be in requests that are being served. The
     /// two together are the memory that one peer can pin. iroh's default is unlimited.
     pub connection_window: u32,
+    /// Bytes of datagrams that wait on one connection, in each direction: those of the peer that were not read yet, and our own that were not sent. Beyond that the
+    /// oldest are dropped. A tenth of a second of 5 Mbit/s (a guess).
+    pub datagram_buffer: usize,
     /// Bytes of our own that may wait for acknowledgement on one connection; as large as the peer's default window.
     pub send_window: u64,
 
@@ -143,6 +148,8 @@ pub struct Limits {
     pub exchange: ExchangeLimits,
     /// Bounds on announcements.
     pub announce: AnnounceLimits,
+    /// Bounds on typed streams.
+    pub streams: StreamLimits,
 }
 
 impl Default for Limits {
@@ -173,6 +180,7 @@ impl Default for Limits {
             streams_per_peer: 1024,
             stream_window: 1_250_000,
             connection_window: 8 * 1024 * 1024,
+            datagram_buffer: 64 * 1024,
             send_window: 8 * 1024 * 1024,
             header_deadline: Duration::from_secs(10),
             call_deadline: Duration::from_secs(30),
@@ -195,6 +203,7 @@ impl Default for Limits {
             walk: WalkLimits::default(),
             exchange: ExchangeLimits::default(),
             announce: AnnounceLimits::default(),
+            streams: StreamLimits::default(),
         }
     }
 }
@@ -241,6 +250,9 @@ pub enum LimitsError {
     /// A limit of the announcer is not usable.
     #[error(transparent)]
     Announce(#[from] AnnounceLimitError),
+    /// A limit of typed streams is not usable.
+    #[error(transparent)]
+    Streams(#[from] StreamLimitError),
 }
 
 /// The longest time any limit may name: deadlines are added to the clock, and QUIC carries them in milliseconds.
@@ -276,6 +288,7 @@ impl Limits {
             streams_per_peer,
             stream_window,
             connection_window,
+            datagram_buffer,
             send_window,
             header_deadline,
             call_deadline,
@@ -305,8 +318,9 @@ impl Limits {
             walk,
             exchange,
             announce,
+            streams,
         } = self;
-        let counts: [(&'static str, usize); 15] = [
+        let counts: [(&'static str, usize); 16] = [
             ("sessions", *sessions),
             ("sessions_inbound", *sessions_inbound),
             ("sessions_outbound", *sessions_outbound),
@@ -322,6 +336,7 @@ impl Limits {
             ("walkers", *walkers),
             ("exchanges_inbound", *exchanges_inbound),
             ("exchanges_outbound", *exchanges_outbound),
+            ("datagram_buffer", *datagram_buffer),
         ];
         let sizes: [(&'static str, u64); 7] = [
             ("streams_per_peer", (*streams_per_peer).into()),
@@ -410,6 +425,7 @@ impl Limits {
         walk.validate()?;
         exchange.validate()?;
         announce.validate()?;
+        streams.validate()?;
         Ok(gate.validate()?)
     }
 }
@@ -442,10 +458,10 @@ mod tests {
 
     fn fields() -> impl Iterator<Item = (&'static str, Field)> {
         let fields = fields! {
-            elsewhere: gate, addresses, catalog, quota, intake, walk, exchange, announce;
+            elsewhere: gate, addresses, catalog, quota, intake, walk, exchange, announce, streams;
             Count: sessions, sessions_inbound, sessions_outbound, dials, peers, bans, intents_per_peer,
                 intents, negotiating_per_peer, streams_inbound, protocol_concurrency, protocols, messages, events,
-                walkers, exchanges_inbound, exchanges_outbound;
+                walkers, exchanges_inbound, exchanges_outbound, datagram_buffer;
             Bytes: streams_per_peer, stream_window, connection_window, call_bytes;
             ManyBytes: send_window;
             Time: peer_memory, intent_deadline, dial_deadline, hello_deadline, linger, drain_deadline,

@@ -7,6 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::id::ProtocolName;
+use crate::stream::StreamName;
 
 /// Defines a 16-byte tag that is derived from a name. Two kinds of tag never mix: each has a type and a context of its own.
 macro_rules! tag {
@@ -18,7 +19,12 @@ macro_rules! tag {
         impl $tag {
             /// The tag of this name. The name's UTF-8 bytes count as they are: case and Unicode form matter.
             pub fn from_name(name: &str) -> Self {
-                Self(hash($context, name))
+                let mut tag = [0; 16];
+                blake3::Hasher::new_derive_key($context)
+                    .update(name.as_bytes())
+                    .finalize_xof()
+                    .fill(&mut tag);
+                Self(tag)
             }
 
             /// The tag with these bytes.
@@ -52,21 +58,25 @@ tag! {
 }
 
 tag! {
-    /// Something that a node offers to others: a stream that it produces, or a protocol that it serves.
+    /// A stream that a node produces, or a protocol that it serves.
     Offer, "kinfolk offered stream"
 }
 
 impl Offer {
-    /// The tag of a protocol that a node serves to whoever looks for it. It is another one than that of a stream with the same name.
-    pub fn protocol(protocol: &ProtocolName) -> Self {
-        Self(hash("kinfolk offered protocol", protocol.as_str()))
+    /// The tag of a node that produces this stream, whatever the schema: a consumer of another one learns so when it asks.
+    pub fn stream(name: &StreamName) -> Self {
+        Self::of("stream", name.as_str())
     }
-}
 
-fn hash(context: &str, name: &str) -> [u8; 16] {
-    let mut tag = [0; 16];
-    blake3::Hasher::new_derive_key(context).update(name.as_bytes()).finalize_xof().fill(&mut tag);
-    tag
+    /// The tag of a node that serves this protocol and wants to be found by it.
+    pub fn protocol(name: &ProtocolName) -> Self {
+        Self::of("protocol", name.as_str())
+    }
+
+    /// Names contain no spaces, so what stands before the first one tells the kinds apart.
+    fn of(kind: &str, name: &str) -> Self {
+        Self::from_name(&format!("{kind} {name}"))
+    }
 }
 
 #[cfg(test)]
@@ -80,15 +90,17 @@ mod tests {
     }
 
     #[test]
-    fn a_protocol_and_a_stream_of_one_name_are_two_offers() {
-        let offer = Offer::protocol(&ProtocolName::from_static("readings"));
-        assert_ne!(offer, Offer::from_name("readings"));
-        assert_eq!(offer.to_string(), "d5f862812a8ab2d79fe6228d806eb69e");
+    fn a_topic_and_an_offer_of_one_name_have_different_bytes() {
+        assert_ne!(Topic::from_name("a").as_bytes(), Offer::from_name("a").as_bytes());
     }
 
     #[test]
-    fn a_topic_and_an_offer_of_one_name_have_different_bytes() {
-        assert_ne!(Topic::from_name("a").as_bytes(), Offer::from_name("a").as_bytes());
+    fn a_stream_and_a_protocol_of_one_name_are_two_offers() {
+        let stream = Offer::stream(&StreamName::from_static("quotes"));
+        let protocol = Offer::protocol(&ProtocolName::from_static("quotes"));
+        assert_eq!(stream.to_string(), "7932e79d9ca781f7b74bed4d2410e620");
+        assert_eq!(protocol.to_string(), "67c213b6bb8f7704c36fb69dbacd62b3");
+        assert!(![stream, protocol].contains(&Offer::from_name("quotes")));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //!
 //! The async side reads and writes the bytes; this module never waits for any.
 
+use bytes::{Buf, BytesMut};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -67,6 +68,14 @@ pub enum FrameError {
     /// A stream header names no valid protocol.
     #[error("expected a protocol name, came an invalid one")]
     InvalidProtocol(#[from] ProtocolNameError),
+    /// A field holds a text that is no valid name.
+    #[error("expected a name for {field}, came an invalid one")]
+    InvalidName {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        source: ProtocolNameError,
+    },
     /// The bytes of a field are no value of its type: an overlong number, a text that is not UTF-8, a truth value that
     /// is neither 0 nor 1.
     #[error("expected a value for {field}, came bytes that are none")]
@@ -93,6 +102,7 @@ impl FrameError {
             | Self::NonCanonical
             | Self::InvalidField { .. }
             | Self::InvalidProtocol(_)
+            | Self::InvalidName { .. }
             | Self::Undecodable { .. } => Code::Malformed,
             Self::Unencodable { .. } => Code::Internal,
         }
@@ -106,6 +116,22 @@ pub fn length(prefix: [u8; LENGTH_BYTES], max: usize) -> Result<usize, FrameErro
         len if len > max => Err(FrameError::TooLarge { len, max }),
         len => Ok(len),
     }
+}
+
+/// Takes the body of the frame at the front of these bytes off them, if it is there whole.
+///
+/// # Errors
+///
+/// As [`length`].
+pub fn take(buffer: &mut BytesMut, max: usize) -> Result<Option<BytesMut>, FrameError> {
+    let Some(prefix) = buffer.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
+    let whole = length(*prefix, max)?.saturating_add(LENGTH_BYTES);
+    if buffer.len() < whole {
+        return Ok(None);
+    }
+    let mut frame = buffer.split_to(whole);
+    frame.advance(LENGTH_BYTES);
+    Ok(Some(frame))
 }
 
 /// A whole frame: the prefix and this body, which must have 1 to `max` bytes.
