@@ -39,6 +39,7 @@ use crate::peers::directory::Directory;
 use crate::peers::manager::PeerManagerMessage;
 use crate::protocol::any::Providers;
 use crate::protocol::service::Services;
+use crate::streams::registry::Registry;
 use crate::supervision::lock;
 
 /// How long the neighbours may take to hear that the node leaves: a round trip around the world and its repetition.
@@ -71,6 +72,8 @@ pub(crate) struct Context {
     pub(crate) mdns: bool,
     /// Where it keeps what it needs in its next life, if the app wants that.
     pub(crate) keep: Option<Keep>,
+    /// The producers and consumers of the app.
+    pub(crate) streams: Registry,
     /// How often each peer has its exchanges answered.
     pub(crate) quota: Mutex<Quota>,
     /// Checks the signatures of what strangers hand over.
@@ -163,6 +166,7 @@ impl Context {
             discovers: true,
             mdns: false,
             keep: None,
+            streams: Registry::default(),
             quota: Mutex::new(Quota::new(limits.quota.clone())),
             intake: Mutex::new(Intake::new(network, limits.intake.clone())),
             inbound_places: Arc::new(Semaphore::new(places)),
@@ -250,6 +254,8 @@ impl Context {
     /// Tells the neighbours that the node leaves, once: their streams would keep its sessions from closing. Whoever is not told in time
     /// learns it from the others, or when the record is over.
     pub(crate) async fn farewell(&self) {
+        // What was sent is delivered while the sessions drain.
+        self.end_streams();
         let (reply, departed) = ractor::concurrency::oneshot();
         if self.tell_discovery(DiscoveryMessage::Depart(reply.into())).is_ok() {
             let told = {
@@ -313,6 +319,7 @@ impl Context {
             first
         });
         self.end_holds();
+        self.end_streams();
         if !is_first {
             return;
         }

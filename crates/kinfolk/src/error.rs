@@ -276,6 +276,14 @@ pub enum StreamError {
     Finished,
 }
 
+impl StreamError {
+    /// What an error of tokio's traits stands for.
+    pub(crate) fn from_io(error: &std::io::Error) -> Self {
+        let own = error.get_ref().and_then(|error| error.downcast_ref::<Self>());
+        own.cloned().unwrap_or(Self::LinkLost)
+    }
+}
+
 impl From<StreamError> for std::io::Error {
     fn from(error: StreamError) -> Self {
         use std::io::ErrorKind;

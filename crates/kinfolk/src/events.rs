@@ -9,9 +9,12 @@ use kinfolk_core::catalog::Removal;
 use kinfolk_core::code::Code;
 use kinfolk_core::id::{LinkId, ProtocolName};
 use kinfolk_core::peer_link::{Direction, DownReason, LinkEnd};
+use kinfolk_core::stream::StreamName;
 
 use crate::discovery::exchange::{ExchangeError, ExchangeReport};
 use crate::node::terminal::Terminal;
+use crate::streams::consumer::receiver::ReceiverEnd;
+use crate::streams::producer::feed::FeedEnd;
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,6 +161,38 @@ pub enum NodeEvent {
         error: ExchangeError,
         /// What came of it before; `None` if nothing was begun, or that is not known.
         report: Option<ExchangeReport>,
+    },
+    /// A consumer of another node has subscribed to a producer of this one.
+    ConsumerJoined {
+        /// The stream.
+        stream: StreamName,
+        /// The consumer's node.
+        peer: EndpointId,
+    },
+    /// A consumer of another node is subscribed no more.
+    ConsumerLeft {
+        /// The stream.
+        stream: StreamName,
+        /// The consumer's node.
+        peer: EndpointId,
+        /// Why.
+        reason: FeedEnd,
+    },
+    /// A consumer of this node is subscribed to a producer.
+    SourceUp {
+        /// The stream.
+        stream: StreamName,
+        /// The producer's node.
+        peer: EndpointId,
+    },
+    /// A consumer of this node has lost a producer that it was subscribed to.
+    SourceDown {
+        /// The stream.
+        stream: StreamName,
+        /// The producer's node.
+        peer: EndpointId,
+        /// Why.
+        reason: ReceiverEnd,
     },
     /// The node takes no new work and lets its streams finish.
     Draining,

@@ -81,6 +81,8 @@ mod injection {
         PeerManager,
         /// The actor that keeps the catalog.
         Discovery,
+        /// The actor that supervises producers and consumers.
+        Streams,
         /// The session that is live with a peer.
         Session(iroh::EndpointId),
     }
@@ -136,6 +138,11 @@ mod injection {
         Walker,
         Announcer,
         Exchange,
+        Streams,
+        Producer,
+        Feed,
+        Consumer,
+        Receiver,
     }
 
     /// What a point is a part of.
@@ -193,6 +200,27 @@ mod injection {
         Exchange Callback [ExchangePreStart];
         Exchange Message [ExchangeDone, ExchangeTaskPanicked];
         Exchange Task [ExchangeTask];
+        Streams Callback [StreamsPreStart, StreamsSupervise, StreamsPostStop];
+        Streams Message [StreamsProduce, StreamsConsume, StreamsStartChildren, StreamsPulse, StreamsTaskPanicked];
+        Streams Task [StreamsRestart];
+        Producer Callback [ProducerPreStart, ProducerSupervise];
+        Producer Message [
+            ProducerAsked, ProducerPresented, ProducerLooked, ProducerRecords, ProducerAllRecords, ProducerEnd, ProducerTick, ProducerPulse,
+            ProducerTaskPanicked,
+        ];
+        Producer Task [ProducerClock, ProducerFollows, ProducerLooks, ProducerRefuses];
+        Feed Callback [FeedPreStart];
+        Feed Message [FeedDone, FeedTaskPanicked];
+        Feed Task [FeedTask];
+        Consumer Callback [ConsumerPreStart, ConsumerSupervise];
+        Consumer Message [
+            ConsumerOffered, ConsumerWithdrawn, ConsumerAccepted, ConsumerPoisoned, ConsumerNewTicket, ConsumerClose, ConsumerTick, ConsumerPulse,
+            ConsumerTaskPanicked,
+        ];
+        Consumer Task [ConsumerClock, ConsumerFollows];
+        Receiver Callback [ReceiverPreStart];
+        Receiver Message [ReceiverDone, ReceiverTaskPanicked];
+        Receiver Task [ReceiverTask];
     }
 
     /// The faults of one node: what is armed, and what has struck. Every clone is the same.

@@ -97,6 +97,7 @@ mod monitor;
 mod node;
 mod peers;
 mod protocol;
+mod streams;
 mod supervision;
 
 pub use admission::{Admission, Admit, SessionBounds};
@@ -112,13 +113,20 @@ pub use kinfolk_core::code::{Blame, Code};
 pub use kinfolk_core::gate::{GateLimits, Rate};
 pub use kinfolk_core::id::{Incarnation, LinkId, NetworkId, ProtocolName, ProtocolNameError};
 pub use kinfolk_core::intent::{Failure, Outcome, Priority};
-pub use kinfolk_core::limits::{Limits, LimitsError};
+pub use kinfolk_core::limits::{Limits, LimitsError, StreamLimits};
 pub use kinfolk_core::peer_link::{DialFailure, Direction, DownReason, LinkEnd, PeerState, Why};
 pub use kinfolk_core::peer_table::PeerSummary;
 pub use kinfolk_core::record::{Offer, Record, Topic};
 pub use kinfolk_core::secret_topic::SecretTopic;
+pub use kinfolk_core::stream::{
+    AppendError, FanoutLimitError, FanoutLimits, KeyError, NameError, Schema, SourceState,
+    StreamName, Termination, WhenFull,
+};
 pub use kinfolk_core::ticket::{Ticket, TicketError};
-pub use metrics::{DiscoveryMetrics, Metrics, PeerMetrics, ProtocolMetrics, SessionMetrics};
+pub use kinfolk_core::wire::subscription::{Channel, Refusal, StreamEnd};
+pub use metrics::{
+    DiscoveryMetrics, Metrics, PeerMetrics, ProtocolMetrics, SessionMetrics, StreamMetrics,
+};
 pub use monitor::PeerStatus;
 pub use node::actor::{MESSAGE_BYTES_MAX, NodeMessage, OpenReply};
 pub use node::builder::NodeBuilder;
@@ -130,3 +138,12 @@ pub use protocol::open::{Options, Peer};
 pub use protocol::responses::Responses;
 pub use protocol::service::{Incoming, Service};
 pub use protocol::stream::{RecvStream, SendStream};
+pub use streams::consumer::builder::{ConsumerBuilder, ConsumerError};
+pub use streams::consumer::forward::{Delivery, Forward};
+pub use streams::consumer::handle::{Consumer, Received, SourceStatus};
+pub use streams::consumer::receiver::ReceiverEnd;
+pub use streams::item::Item;
+pub use streams::producer::builder::{ProducerBuilder, ProducerError};
+pub use streams::producer::feed::FeedEnd;
+pub use streams::producer::handle::{ConsumerStatus, Producer, SendError, TrySendError};
+pub use streams::producer::outlet::TicketVerdict;

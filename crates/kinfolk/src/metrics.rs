@@ -65,6 +65,14 @@ pub(crate) enum Family {
     HintDropped,
     /// Times that discovery on the local network did not work, by how.
     MdnsFailed,
+    /// Subscriptions to producers of this node that were refused, by reason.
+    SubscriptionRefused,
+    /// Subscriptions to producers of this node that ended, by how.
+    SubscriptionEnded,
+    /// Subscriptions of consumers of this node that ended, by how.
+    SourceEnded,
+    /// Datagrams that came and reached no consumer, by reason.
+    DatagramDropped,
 }
 
 impl Family {
@@ -86,6 +94,10 @@ impl Family {
             Self::Store => "store_defects",
             Self::HintDropped => "hints_dropped",
             Self::MdnsFailed => "mdns_failures",
+            Self::SubscriptionRefused => "subscriptions_refused",
+            Self::SubscriptionEnded => "subscriptions_ended",
+            Self::SourceEnded => "sources_ended",
+            Self::DatagramDropped => "datagrams_dropped",
         }
     }
 
@@ -107,6 +119,12 @@ impl Family {
             Self::Store => "Defects of what an earlier life has left.",
             Self::HintDropped => "Hints of the local network that were not passed on.",
             Self::MdnsFailed => "Times that discovery on the local network did not work.",
+            Self::SubscriptionRefused => {
+                "Subscriptions to producers of this node that were refused."
+            }
+            Self::SubscriptionEnded => "Subscriptions to producers of this node that ended.",
+            Self::SourceEnded => "Subscriptions of consumers of this node that ended.",
+            Self::DatagramDropped => "Datagrams that came and reached no consumer.",
         }
     }
 }
@@ -209,6 +227,12 @@ impl Counters {
             streams_inbound: self.streams_inbound.load(Ordering::Relaxed),
             restarts: family(Family::Restarted),
             panics: family(Family::Panicked),
+            streams: StreamMetrics {
+                subscriptions_refused: family(Family::SubscriptionRefused),
+                subscriptions_ended: family(Family::SubscriptionEnded),
+                sources_ended: family(Family::SourceEnded),
+                datagrams_dropped: family(Family::DatagramDropped),
+            },
             discovery: DiscoveryMetrics {
                 ignored: family(Family::RecordIgnored),
                 rejected: family(Family::RecordRejected),
@@ -264,6 +288,22 @@ pub struct Metrics {
     pub panics: BTreeMap<&'static str, u64>,
     /// What the node knows of others, and how it came to know it.
     pub discovery: DiscoveryMetrics,
+    /// What became of subscriptions to typed streams.
+    pub streams: StreamMetrics,
+}
+
+/// Numbers about typed streams, by what happened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamMetrics {
+    /// Subscriptions to producers of this node that were refused, by reason.
+    pub subscriptions_refused: BTreeMap<&'static str, u64>,
+    /// Subscriptions to producers of this node that ended, by how.
+    pub subscriptions_ended: BTreeMap<&'static str, u64>,
+    /// Subscriptions of consumers of this node that were refused or ended, by how.
+    pub sources_ended: BTreeMap<&'static str, u64>,
+    /// Datagrams that came and reached no consumer, by reason.
+    pub datagrams_dropped: BTreeMap<&'static str, u64>,
 }
 
 /// Numbers about discovery.
@@ -470,6 +510,10 @@ impl Metrics {
             (Family::Store, "what", &self.discovery.store_defects),
             (Family::HintDropped, "reason", &self.discovery.hints_dropped),
             (Family::MdnsFailed, "how", &self.discovery.mdns_failures),
+            (Family::SubscriptionRefused, "reason", &self.streams.subscriptions_refused),
+            (Family::SubscriptionEnded, "how", &self.streams.subscriptions_ended),
+            (Family::SourceEnded, "how", &self.streams.sources_ended),
+            (Family::DatagramDropped, "reason", &self.streams.datagrams_dropped),
         ] {
             text.family(family.name(), family.help(), label, counts);
         }

@@ -169,6 +169,11 @@ impl Pulse {
     /// What the task does all the time: waits for a question and answers it. Cancel safe.
     pub(crate) async fn answer(&self) {
         self.passed_on.notified().await;
+        self.answer_now();
+    }
+
+    /// The answer of an actor that has no task to pass the question on to.
+    pub(crate) fn answer_now(&self) {
         self.unanswered.store(0, Ordering::Relaxed);
     }
 }

@@ -358,7 +358,6 @@ impl Context {
 
     /// Says in the node's record that it offers this. Each success is to be followed by one [`Context::withdraw_offer`]: two parts of the
     /// node may make the same offer, and it stands until both have taken it back.
-    #[allow(dead_code, reason = "typed streams make their offers with it")]
     pub(crate) fn offer(&self, offer: Offer) -> Result<(), OfferError> {
         if self.make_offer(offer)? {
             self.renew_own();

@@ -9,6 +9,11 @@ use crate::fault::Point;
 use crate::node::actor::{Internal, NodeMessage, Note};
 use crate::peers::manager::PeerManagerMessage;
 use crate::peers::session::SessionMessage;
+use crate::streams::consumer::actor::ConsumerMessage;
+use crate::streams::consumer::receiver::ReceiverMessage;
+use crate::streams::manager::StreamsMessage;
+use crate::streams::producer::actor::ProducerMessage;
+use crate::streams::producer::feed::FeedMessage;
 
 impl NodeMessage {
     pub(crate) fn point(&self) -> Option<Point> {
@@ -164,6 +169,69 @@ impl ExchangeMessage {
         Some(match self {
             Self::Done(_) => Point::ExchangeDone,
             Self::TaskPanicked(_) => Point::ExchangeTaskPanicked,
+        })
+    }
+}
+
+impl StreamsMessage {
+    pub(crate) fn point(&self) -> Option<Point> {
+        Some(match self {
+            Self::Produce(_) => Point::StreamsProduce,
+            Self::Consume(_) => Point::StreamsConsume,
+            Self::StartChildren => Point::StreamsStartChildren,
+            Self::Pulse => Point::StreamsPulse,
+            Self::TaskPanicked(_) => Point::StreamsTaskPanicked,
+            Self::Crash(_) => return None,
+        })
+    }
+}
+
+impl ProducerMessage {
+    pub(crate) fn point(&self) -> Option<Point> {
+        Some(match self {
+            Self::Asked(_) => Point::ProducerAsked,
+            Self::Presented(..) => Point::ProducerPresented,
+            Self::Looked(..) => Point::ProducerLooked,
+            Self::Records(_) => Point::ProducerRecords,
+            Self::AllRecords => Point::ProducerAllRecords,
+            Self::End => Point::ProducerEnd,
+            Self::Tick => Point::ProducerTick,
+            Self::Pulse => Point::ProducerPulse,
+            Self::TaskPanicked(_) => Point::ProducerTaskPanicked,
+        })
+    }
+}
+
+impl FeedMessage {
+    pub(crate) fn point(&self) -> Option<Point> {
+        Some(match self {
+            Self::Done(_) => Point::FeedDone,
+            Self::TaskPanicked(_) => Point::FeedTaskPanicked,
+        })
+    }
+}
+
+impl ConsumerMessage {
+    pub(crate) fn point(&self) -> Option<Point> {
+        Some(match self {
+            Self::Offered(..) => Point::ConsumerOffered,
+            Self::Withdrawn(..) => Point::ConsumerWithdrawn,
+            Self::Accepted(..) => Point::ConsumerAccepted,
+            Self::Poisoned(..) => Point::ConsumerPoisoned,
+            Self::NewTicket => Point::ConsumerNewTicket,
+            Self::Close => Point::ConsumerClose,
+            Self::Tick => Point::ConsumerTick,
+            Self::Pulse => Point::ConsumerPulse,
+            Self::TaskPanicked(_) => Point::ConsumerTaskPanicked,
+        })
+    }
+}
+
+impl ReceiverMessage {
+    pub(crate) fn point(&self) -> Option<Point> {
+        Some(match self {
+            Self::Done(_) => Point::ReceiverDone,
+            Self::TaskPanicked(_) => Point::ReceiverTaskPanicked,
         })
     }
 }

@@ -5,7 +5,8 @@
 //! ├── PeerManager    first to start, last to stop
 //! │   └── Session × link
 //! ├── Accept
-//! └── Discovery      last to start, first to stop; only where the app has not switched it off
+//! ├── Discovery      only where the app has not switched it off
+//! └── Streams        last to start, first to stop
 //! ```
 //!
 //! A part that fails is restarted at once, then with growing delays; the sixth failure within ten seconds ends the node with that
@@ -52,6 +53,7 @@ use crate::protocol::any;
 use crate::protocol::open::{self, Options, Peer};
 use crate::protocol::service::Service;
 use crate::protocol::stream::{RecvStream, SendStream};
+use crate::streams::manager::{Streams, StreamsArguments, StreamsMessage};
 use crate::supervision::{ChildEnd, Lost, OwnedTask, Pulse, Restarts, child_end, lock, panic_text};
 
 /// Largest request or answer that may travel in a message; larger ones belong on a stream or in [`Node::call`](crate::Node::call).
@@ -164,6 +166,7 @@ pub(crate) enum Part {
     PeerManager,
     Accept,
     Discovery,
+    Streams,
 }
 
 impl Part {
@@ -172,6 +175,7 @@ impl Part {
             Self::PeerManager => "peer_manager",
             Self::Accept => "accept",
             Self::Discovery => "discovery",
+            Self::Streams => "streams",
         }
     }
 }
@@ -271,7 +275,7 @@ impl Root {
             endpoint: OwnedEndpoint { endpoint, context: Arc::clone(&context) },
             context,
         };
-        for part in [Part::PeerManager, Part::Accept, Part::Discovery] {
+        for part in [Part::PeerManager, Part::Accept, Part::Discovery, Part::Streams] {
             if part != Part::Discovery || state.context.discovers {
                 state.start(part).await?;
             }
@@ -511,6 +515,11 @@ impl RootState {
                 let spawned = ractor::Actor::spawn_linked(None, Discovery, arguments, supervisor);
                 spawned.await?.0.get_cell()
             }
+            Part::Streams => {
+                let arguments = StreamsArguments { context, pulse: pulse_too };
+                let spawned = ractor::Actor::spawn_linked(None, Streams, arguments, supervisor);
+                spawned.await?.0.get_cell()
+            }
         };
         self.parts.push(Running { part, cell, pulse, lost: Lost::default() });
         Ok(())
@@ -528,6 +537,7 @@ impl RootState {
                 Part::PeerManager => cell.send_message(PeerManagerMessage::Pulse).is_ok(),
                 Part::Accept => cell.send_message(AcceptMessage::Pulse).is_ok(),
                 Part::Discovery => cell.send_message(DiscoveryMessage::Pulse).is_ok(),
+                Part::Streams => cell.send_message(StreamsMessage::Pulse).is_ok(),
             };
         }
         self.watch_later();
@@ -577,6 +587,7 @@ impl RootState {
         match part {
             Part::PeerManager => self.context.lose_manager(),
             Part::Discovery => self.context.set_discovery(None),
+            Part::Streams => self.context.streams.set_actor(None),
             Part::Accept => {}
         }
         let child = part.name();
@@ -622,6 +633,9 @@ impl RootState {
             Victim::Discovery => {
                 let _ = self.context.tell_discovery(DiscoveryMessage::Crash(crash));
             }
+            Victim::Streams => {
+                self.context.streams.tell(StreamsMessage::Crash(crash));
+            }
         }
         Ok(())
     }
@@ -637,7 +651,7 @@ impl RootState {
             let _ = tokio::time::timeout(self.context.limits.shutdown_deadline, drained).await;
         }
         self.requests.shutdown().await;
-        for part in [Part::Discovery, Part::Accept, Part::PeerManager] {
+        for part in [Part::Streams, Part::Discovery, Part::Accept, Part::PeerManager] {
             for Running { cell, .. } in self.parts.iter().filter(|running| running.part == part) {
                 cell.stop(None);
                 let stopped = tokio::time::timeout(PART_STOP, cell.wait(None)).await;

@@ -307,9 +307,10 @@ fn transport(limits: &Limits) -> QuicTransportConfig {
     QuicTransportConfig::builder()
         // One more for the control stream of a peer that dials.
         .max_concurrent_bidi_streams(VarInt::from_u32(limits.streams_per_peer.saturating_add(1)))
-        // Version 1 has no use for one-way streams and datagrams.
+        // Version 1 has no use for one-way streams.
         .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .datagram_receive_buffer_size(None)
+        .datagram_receive_buffer_size(Some(limits.datagram_buffer))
+        .datagram_send_buffer_size(limits.datagram_buffer)
         .stream_receive_window(VarInt::from_u32(limits.stream_window))
         .receive_window(VarInt::from_u32(limits.connection_window))
         .send_window(limits.send_window)

@@ -38,6 +38,9 @@ use crate::protocol::open::{self, Options, Peer};
 use crate::protocol::responses::{self, Responses};
 use crate::protocol::service::Service;
 use crate::protocol::stream::{RecvStream, SendStream};
+use crate::streams::consumer::builder::ConsumerBuilder;
+use crate::streams::item::Item;
+use crate::streams::producer::builder::ProducerBuilder;
 
 /// How much longer than its own deadline a shutdown may take before the node is killed.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
@@ -199,6 +202,16 @@ impl Node {
     ) -> Result<Bytes, OpenError> {
         self.check()?;
         open::call(&self.context, peer.into(), protocol, request, options).await
+    }
+
+    /// Produces a stream of items of this name: await the builder. Consumers everywhere in the network find it by its name, in this node's record.
+    pub fn producer<T: Item>(&self, name: &str) -> ProducerBuilder<T> {
+        ProducerBuilder::new(&self.context, name)
+    }
+
+    /// Consumes the stream of this name from all who produce it, now and later: await the builder.
+    pub fn consumer<T: Item>(&self, name: &str) -> ConsumerBuilder<T> {
+        ConsumerBuilder::new(&self.context, name)
     }
 
     /// Sends a typed request to a peer that offers the protocol, whoever it is, and waits for the typed response. Who offers it says its

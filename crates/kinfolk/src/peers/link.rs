@@ -17,6 +17,7 @@ use kinfolk_core::peer_link::{Direction, Linger};
 use kinfolk_core::record::Reach;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use crate::peers::datagrams::Datagrams;
 use crate::supervision::{Latch, lock};
 
 /// A link that streams can be opened on.
@@ -48,6 +49,7 @@ pub(crate) struct Link {
     call_max: Mutex<Option<u32>>,
     /// Who closed the connection, as far as this side has looked.
     closed: Mutex<Option<CloseReason>>,
+    pub(crate) datagrams: Datagrams,
 }
 
 /// Who closed a connection, and why.
@@ -115,6 +117,7 @@ impl Link {
             is_let_go: AtomicBool::new(false),
             call_max: Mutex::new(None),
             closed: Mutex::new(None),
+            datagrams: Datagrams::default(),
         }
     }
 

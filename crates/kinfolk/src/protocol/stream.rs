@@ -134,6 +134,22 @@ impl SendStream {
         Ok(())
     }
 
+    /// Writes as many of the chunks as find room, without copying them, and returns how many are out whole; what is left of the next one stays in its place.
+    /// Cancel safe.
+    pub(crate) async fn write_chunks(
+        &mut self,
+        chunks: &mut [Bytes],
+    ) -> Result<usize, StreamError> {
+        let count = chunks.len();
+        let mut rest = chunks;
+        let written = self.inner()?.write_many_chunks(&mut rest).await;
+        let left = rest.len();
+        let written = written.map_err(|error| self.write_failed(error))?;
+        let bytes = u64::try_from(written).unwrap_or(u64::MAX);
+        self.counters.bytes_sent.fetch_add(bytes, Ordering::Relaxed);
+        Ok(count.saturating_sub(left))
+    }
+
     /// Says that nothing more will be sent. What was written is still delivered, unless the link is lost.
     pub fn finish(&mut self) -> Result<(), StreamError> {
         self.inner()?.finish().map_err(|_| StreamError::Finished)?;
@@ -423,11 +439,13 @@ impl RecvStream {
         }
         loop {
             let before = buffer.filled().len();
-            let read = match ready!(self.inner.poll_read(cx, buffer.initialize_unfilled())) {
-                Ok(read) => read,
-                Err(error) => return Poll::Ready(Err(self.read_failed(error))),
-            };
-            buffer.advance(read);
+            // As tokio's trait, since that does not clear the room in the buffer first.
+            if let Err(error) = ready!(AsyncRead::poll_read(Pin::new(&mut self.inner), cx, buffer))
+            {
+                let error = error.downcast().unwrap_or(ReadError::ClosedStream);
+                return Poll::Ready(Err(self.read_failed(error)));
+            }
+            let read = buffer.filled().len().saturating_sub(before);
             if read == 0 {
                 return Poll::Ready(match self.answer {
                     AnswerState::Awaited => Err(self.ended_unanswered()),

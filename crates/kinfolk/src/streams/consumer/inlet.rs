@@ -1,0 +1,331 @@
+//! What all parts of one consumer share: the items that the app has not read yet, and the state of each source.
+//!
+//! Receivers put runs of items in as they come from QUIC, and wait while there is no room; the app takes them out and decodes them. It outlives every
+//! restart of the actors, so that a consumer that was restarted goes on where it was.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Instant;
+
+use bytes::Bytes;
+use iroh::EndpointId;
+use kinfolk_core::record::Record;
+use kinfolk_core::stream::{Attempt, Items, Schema, SourceState, StreamName};
+use kinfolk_core::wire::subscription::{Channel, Resume};
+use ractor::{ActorId, ActorRef};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+
+use crate::streams::consumer::actor::ConsumerMessage;
+use crate::supervision::lock;
+
+pub(crate) type Wants = dyn Fn(&Record) -> bool + Send + Sync;
+
+/// What a consumer is, as it was built.
+pub(crate) struct Terms {
+    pub(crate) name: StreamName,
+    pub(crate) schema: Schema,
+    pub(crate) item_max: usize,
+    pub(crate) sources: usize,
+    /// Bytes of items that may wait for the app.
+    pub(crate) buffer: u32,
+    pub(crate) wants: Option<Box<Wants>>,
+}
+
+/// See the module page.
+pub(crate) struct Inlet {
+    pub(crate) number: u64,
+    pub(crate) terms: Terms,
+    /// `None` once the consumer is closed: what is in it can still be read.
+    batches: Mutex<Option<mpsc::UnboundedSender<Batch>>>,
+    /// What bounds it.
+    room: Arc<Semaphore>,
+    ticket: watch::Sender<Option<Bytes>>,
+    sources: Mutex<Sources>,
+    online: watch::Sender<usize>,
+    actor: watch::Sender<Option<ActorRef<ConsumerMessage>>>,
+}
+
+impl std::fmt::Debug for Inlet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inlet").field("name", &self.terms.name).finish_non_exhaustive()
+    }
+}
+
+/// Something that came from a source, in its order.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) flow: Arc<Flow>,
+    pub(crate) content: Content,
+    /// Its room, given back when the app has read it.
+    pub(crate) _room: Option<OwnedSemaphorePermit>,
+}
+
+/// See [`Batch`].
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// A run of items; the first has this number.
+    Items(u64, Items),
+    /// One item that came as a datagram.
+    Datagram(u64, Bytes),
+    /// So many items were lost.
+    Missed(u64),
+    /// The producer has started anew.
+    Restarted,
+}
+
+/// One subscription: what flows from a source between two losses.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    pub(crate) source: EndpointId,
+    pub(crate) attempt: Attempt,
+    pub(crate) numbers: Arc<Numbers>,
+    /// The actor that runs it, and no later one.
+    consumer: ActorRef<ConsumerMessage>,
+    /// Nothing of it is wanted any more.
+    is_spoilt: AtomicBool,
+    /// The app has read all items below this number.
+    taken: AtomicU64,
+    pub(crate) took: Notify,
+}
+
+/// What came from a source in all.
+#[derive(Debug, Default)]
+pub(crate) struct Numbers {
+    pub(crate) items: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) missed: AtomicU64,
+    pub(crate) subscribed: AtomicU64,
+}
+
+/// Sources, and where those were that are none any more: a producer that starts anew says for a moment that it has nothing to offer.
+#[derive(Debug, Default)]
+struct Sources {
+    known: BTreeMap<[u8; EndpointId::LENGTH], Source>,
+    left: VecDeque<([u8; EndpointId::LENGTH], Resume)>,
+}
+
+/// How many of those are remembered that are none any more; some 50 bytes each (a guess).
+const LEFT_MAX: usize = 1024;
+
+/// A source, as the inlet knows it.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    pub(crate) state: SourceState,
+    pub(crate) channel: Option<Channel>,
+    pub(crate) numbers: Arc<Numbers>,
+    pub(crate) resume: Option<Resume>,
+    /// The subscription that counts: what one before it still brings would come twice.
+    pub(crate) flow: Weak<Flow>,
+    pub(crate) last_error: Option<Arc<str>>,
+    pub(crate) connected_since: Option<Instant>,
+}
+
+impl Source {
+    fn new() -> Self {
+        Self {
+            state: SourceState::Connecting,
+            channel: None,
+            numbers: Arc::default(),
+            resume: None,
+            flow: Weak::new(),
+            last_error: None,
+            connected_since: None,
+        }
+    }
+}
+
+impl Flow {
+    pub(crate) fn new(
+        source: EndpointId,
+        attempt: Attempt,
+        numbers: Arc<Numbers>,
+        consumer: ActorRef<ConsumerMessage>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            source,
+            attempt,
+            numbers,
+            consumer,
+            is_spoilt: AtomicBool::new(false),
+            taken: AtomicU64::new(0),
+            took: Notify::new(),
+        })
+    }
+
+    /// The app cannot read what comes: nothing more of it is wanted.
+    pub(crate) fn spoil(&self, reason: Arc<str>) {
+        if !self.is_spoilt.swap(true, Ordering::Relaxed) {
+            // One that was restarted has lost the subscription anyway.
+            let _ = self.consumer.send_message(ConsumerMessage::Poisoned(self.attempt, reason));
+        }
+    }
+
+    pub(crate) fn is_spoilt(&self) -> bool {
+        self.is_spoilt.load(Ordering::Relaxed)
+    }
+
+    /// The app has read all items below this number.
+    pub(crate) fn take(&self, through: u64) {
+        self.taken.store(through, Ordering::Release);
+        self.took.notify_one();
+    }
+
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Acquire)
+    }
+}
+
+impl Inlet {
+    pub(crate) fn new(
+        number: u64,
+        terms: Terms,
+        ticket: Option<Bytes>,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Batch>) {
+        let (batches, out) = mpsc::unbounded_channel();
+        let room = usize::try_from(terms.buffer).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        let inlet = Self {
+            number,
+            terms,
+            batches: Mutex::new(Some(batches)),
+            room: Arc::new(Semaphore::new(room)),
+            ticket: watch::Sender::new(ticket),
+            sources: Mutex::default(),
+            online: watch::Sender::new(0),
+            actor: watch::Sender::new(None),
+        };
+        (Arc::new(inlet), out)
+    }
+
+    /// Room for so many bytes, once the app has read enough. An item longer than all room has to itself what there is. Cancel safe.
+    pub(crate) async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.terms.buffer);
+        Arc::clone(&self.room).acquire_many_owned(bytes).await.ok()
+    }
+
+    /// Room for so many bytes, if there is some now.
+    pub(crate) fn try_room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.terms.buffer);
+        Arc::clone(&self.room).try_acquire_many_owned(bytes).ok()
+    }
+
+    /// Puts something behind what is there.
+    pub(crate) fn put(&self, batch: Batch) {
+        if let Some(batches) = lock(&self.batches).as_ref() {
+            // Without an app that reads it is of no use.
+            let _ = batches.send(batch);
+        }
+    }
+
+    /// Puts something behind what is there, and notes how far the app is with it; false if another subscription to the source has taken the place of this one.
+    /// All at once, with nothing in between that could fail: what the app gets is not asked for again.
+    pub(crate) fn advance(&self, flow: &Arc<Flow>, resume: Resume, batch: Option<Batch>) -> bool {
+        let mut sources = lock(&self.sources);
+        let Some(source) = sources.known.get_mut(flow.source.as_bytes()) else { return false };
+        let is_current = std::ptr::eq(source.flow.as_ptr(), Arc::as_ptr(flow));
+        if is_current {
+            source.resume = Some(resume);
+            if let Some(batch) = batch {
+                self.put(batch);
+            }
+        }
+        is_current
+    }
+
+    /// Whether no other subscription to the source has taken the place of this one.
+    pub(crate) fn is_current(&self, flow: &Arc<Flow>) -> bool {
+        let sources = lock(&self.sources);
+        let source = sources.known.get(flow.source.as_bytes());
+        source.is_some_and(|source| std::ptr::eq(source.flow.as_ptr(), Arc::as_ptr(flow)))
+    }
+
+    /// The state of a source, for whoever changes it; made if there is none.
+    pub(crate) fn source<R>(&self, peer: &EndpointId, change: impl FnOnce(&mut Source) -> R) -> R {
+        let mut sources = lock(&self.sources);
+        let Sources { known, left } = &mut *sources;
+        let source = known.entry(*peer.as_bytes()).or_insert_with(|| {
+            let place = left.iter().position(|(key, _)| key == peer.as_bytes());
+            let resume = place.and_then(|place| left.remove(place)).map(|(_, resume)| resume);
+            Source { resume, ..Source::new() }
+        });
+        let result = change(source);
+        let online = known.values().filter(|source| source.state == SourceState::Connected);
+        let online = online.count();
+        self.online.send_if_modified(|known| std::mem::replace(known, online) != online);
+        result
+    }
+
+    /// Of no source is known any more what it does; how far the app is with each stays.
+    pub(crate) fn start_anew(&self) {
+        for source in lock(&self.sources).known.values_mut() {
+            source.state = SourceState::Queued;
+            source.connected_since = None;
+        }
+        self.online.send_if_modified(|online| std::mem::replace(online, 0) != 0);
+    }
+
+    pub(crate) fn forget(&self, peer: &EndpointId) {
+        let mut sources = lock(&self.sources);
+        let Some(source) = sources.known.remove(peer.as_bytes()) else { return };
+        if let Some(resume) = source.resume {
+            sources.left.push_back((*peer.as_bytes(), resume));
+        }
+        if sources.left.len() > LEFT_MAX {
+            sources.left.pop_front();
+        }
+    }
+
+    pub(crate) fn sources(&self) -> Vec<(EndpointId, Source)> {
+        let sources = lock(&self.sources);
+        // The keys are of peers: they are valid.
+        let valid = |(id, source): (&[u8; 32], &Source)| {
+            Some((EndpointId::from_bytes(id).ok()?, source.clone()))
+        };
+        sources.known.iter().filter_map(valid).collect()
+    }
+
+    pub(crate) fn online(&self) -> watch::Receiver<usize> {
+        self.online.subscribe()
+    }
+
+    pub(crate) fn ticket(&self) -> watch::Receiver<Option<Bytes>> {
+        self.ticket.subscribe()
+    }
+
+    pub(crate) fn set_ticket(&self, ticket: Bytes) {
+        self.ticket.send_replace(Some(ticket));
+        let _ = self.tell(ConsumerMessage::NewTicket);
+    }
+
+    /// Takes nothing more from anybody.
+    pub(crate) fn close(&self) {
+        lock(&self.batches).take();
+        let _ = self.tell(ConsumerMessage::Close);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        lock(&self.batches).is_none()
+    }
+
+    /// Publishes the actor that is up, or that none is.
+    pub(crate) fn set_actor(&self, actor: Option<ActorRef<ConsumerMessage>>) {
+        self.actor.send_replace(actor);
+    }
+
+    /// Publishes that this actor is gone; false if another one has taken its place.
+    pub(crate) fn clear_actor(&self, gone: ActorId) -> bool {
+        self.actor.send_if_modified(|actor| {
+            let is_it = actor.as_ref().is_some_and(|actor| actor.get_id() == gone);
+            if is_it {
+                *actor = None;
+            }
+            is_it
+        })
+    }
+
+    /// Sends to the actor; one that is away looks up what it missed when it is back.
+    pub(crate) fn tell(&self, message: ConsumerMessage) -> bool {
+        let actor = self.actor.borrow().clone();
+        actor.is_some_and(|actor| actor.send_message(message).is_ok())
+    }
+}

@@ -1,0 +1,431 @@
+//! Receiver: reads what one source sends, into the inlet.
+//!
+//! The work runs in a task that the actor owns; the actor gives it a place in the tree, and its end a meaning. The task reads no further while the inlet has no room, so that
+//! the producer learns from QUIC how fast this consumer is. It looks at no item: the app decodes them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use kinfolk_core::code::Code;
+use kinfolk_core::stream::{Beginning, Entries, EntryError, Items, Read};
+use kinfolk_core::wire::subscription::{
+    ANSWERED_MAX, Accepted, Answered, Channel, ConsumerFrame, Refusal, Resume, StreamEnd, Subscribe,
+};
+use kinfolk_core::wire::{Extensions, StreamMode, frame};
+use ractor::{ActorProcessingErr, ActorRef};
+use thiserror::Error;
+use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
+
+use crate::context::Context;
+use crate::error::{OpenError, StreamError};
+#[cfg(feature = "fault-injection")]
+use crate::fault::Point;
+use crate::fault::here;
+use crate::local_only::local_only;
+use crate::peers::datagrams::Subscribed;
+use crate::protocol::open::{self, Options, Peer};
+use crate::protocol::stream::{RecvStream, SendStream};
+use crate::streams::SUBSCRIBE;
+use crate::streams::consumer::actor::ConsumerMessage;
+use crate::streams::consumer::inlet::{Batch, Content, Flow, Inlet};
+use crate::supervision::OwnedTask;
+
+/// What a gap takes of the room for items that wait: about what it costs in memory.
+const GAP_ROOM: usize = 128;
+
+/// Bytes asked of QUIC at once, at first.
+const READ: usize = 64 * 1024;
+
+/// Bytes asked of a source that fills the room there is: the more, the fewer items lie across two buffers and are copied.
+const READ_MOST: usize = 256 * 1024;
+
+/// What is worth a read.
+const READ_LEAST: usize = 4 * 1024;
+
+/// The actor.
+pub(crate) struct Receiver;
+
+/// What it is started with.
+pub(crate) struct ReceiverArguments {
+    pub(crate) context: Arc<Context>,
+    pub(crate) consumer: ActorRef<ConsumerMessage>,
+    pub(crate) inlet: Arc<Inlet>,
+    pub(crate) flow: Arc<Flow>,
+    pub(crate) resume: Option<Resume>,
+    /// Whether the peer has to be told first who this node is.
+    pub(crate) introduce: bool,
+}
+
+/// Reports of its own task.
+pub(crate) enum ReceiverMessage {
+    /// It is over.
+    Done(ReceiverEnd),
+    /// The task panicked.
+    TaskPanicked(String),
+}
+local_only!(ReceiverMessage);
+
+/// What the consumer finds in the state of a receiver that stopped.
+pub(crate) struct ReceiverState {
+    context: Arc<Context>,
+    /// How it ended; `None` while it runs.
+    pub(crate) end: Option<ReceiverEnd>,
+    _task: OwnedTask,
+}
+
+/// How a subscription ended, seen from the consumer.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ReceiverEnd {
+    /// The producer could not be reached.
+    #[error(transparent)]
+    Open(OpenError),
+    /// The producer refused it.
+    #[error("the producer refused it: {0}")]
+    Refused(Refusal),
+    /// The producer ended it.
+    #[error("the producer ended it: {}", .0.name())]
+    Ended(StreamEnd),
+    /// The stream was lost.
+    #[error(transparent)]
+    Lost(StreamError),
+    /// The producer's answer took too long.
+    #[error("the producer's answer took too long")]
+    TimedOut,
+    /// The producer broke the rules.
+    #[error("the producer broke the rules: {0}")]
+    Misbehaved(Arc<str>),
+    /// The part of the node that ran it failed.
+    #[error("it failed: {0}")]
+    Failed(Arc<str>),
+    /// This node wanted nothing more from it.
+    #[error("this node wanted nothing more from it")]
+    Cut,
+}
+
+impl ReceiverEnd {
+    /// A word for metrics.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Open(_) => "not_opened",
+            Self::Refused(refusal) => refusal.name(),
+            Self::Ended(end) => end.name(),
+            Self::Lost(_) => "lost",
+            Self::TimedOut => "timed_out",
+            Self::Misbehaved(_) => "misbehaved",
+            Self::Failed(_) => "failed",
+            Self::Cut => "cut",
+        }
+    }
+}
+
+#[ractor::actor(message = ReceiverMessage, state = ReceiverState, arguments = ReceiverArguments)]
+impl Receiver {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<ReceiverMessage>,
+        arguments: ReceiverArguments,
+    ) -> Result<ReceiverState, ActorProcessingErr> {
+        let context = Arc::clone(&arguments.context);
+        here!(context, Point::ReceiverPreStart).pass().await?;
+        let task = here!(context, Point::ReceiverTask);
+        let me = myself.clone();
+        let running = async move {
+            let end = receive(arguments).await;
+            let _ = me.send_message(ReceiverMessage::Done(end));
+        };
+        let task = OwnedTask::spawn(&myself, task, running, ReceiverMessage::TaskPanicked);
+        Ok(ReceiverState { context, end: None, _task: task })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<ReceiverMessage>,
+        message: ReceiverMessage,
+        state: &mut ReceiverState,
+    ) -> Result<(), ActorProcessingErr> {
+        here!(state.context, message.point()).pass().await?;
+        match message {
+            ReceiverMessage::Done(end) => {
+                state.end = Some(end);
+                myself.stop(None);
+                Ok(())
+            }
+            ReceiverMessage::TaskPanicked(text) => Err(text.into()),
+        }
+    }
+}
+
+/// Carries one subscription to its end.
+async fn receive(arguments: ReceiverArguments) -> ReceiverEnd {
+    let end = subscribe(&arguments).await;
+    end.map_or_else(|end| end, |never| match never {})
+}
+
+/// Nothing: a subscription only ends for a reason.
+enum Never {}
+
+async fn subscribe(arguments: &ReceiverArguments) -> Result<Never, ReceiverEnd> {
+    let ReceiverArguments { context, inlet, flow, resume, introduce, .. } = arguments;
+    if *introduce {
+        // Whether or not it helps, the producer is asked again.
+        let _ = context.sync_with(flow.source).await;
+    }
+    let mode = StreamMode::Eager;
+    let opening = open::open(context, Peer::from(flow.source), SUBSCRIBE, mode, Options::new());
+    let (mut send, mut recv) = opening.await.map_err(not_opened)?;
+    let id = context.streams.number();
+    // Before the producer can send any.
+    let _datagrams = follow_datagrams(context, inlet, flow, &recv, id);
+    let mut ticket = inlet.ticket();
+    let presented = ticket.borrow_and_update().as_ref().map(|ticket| ticket.to_vec());
+    let terms = &inlet.terms;
+    let asking = Subscribe {
+        id,
+        name: terms.name.clone(),
+        schema: terms.schema.clone(),
+        resume: *resume,
+        ticket: presented,
+        extensions: Extensions::none(),
+    };
+    say(&mut send, ConsumerFrame::Subscribe(asking)).await?;
+    let deadline = context.limits.header_deadline.saturating_mul(ANSWER_FACTOR);
+    let mut buffer = BytesMut::with_capacity(READ);
+    let answer = tokio::time::timeout(deadline, answer(&mut recv, &mut buffer)).await;
+    let accepted = match answer.unwrap_or(Err(ReceiverEnd::TimedOut))? {
+        Answered::Accepted(accepted) => accepted,
+        Answered::Refused(refusal) => return Err(ReceiverEnd::Refused(refusal)),
+    };
+    let begun = begin(arguments, &accepted);
+    if !begun.map_err(|error| misbehaved(&mut recv, error.code(), &error))? {
+        return Err(ReceiverEnd::Cut);
+    }
+    let telling = ConsumerMessage::Accepted(flow.attempt, accepted.clone());
+    if arguments.consumer.send_message(telling).is_err() {
+        return Err(ReceiverEnd::Cut);
+    }
+    let mut entries = Entries::new(&accepted, terms.item_max);
+    let mut ask = READ;
+    loop {
+        let read = entries.take(&mut buffer);
+        let read = read.map_err(|error| misbehaved(&mut recv, error.code(), &error))?;
+        if let Some(read) = read {
+            let delivering = deliver(arguments, &accepted, &entries, read);
+            tokio::pin!(delivering);
+            // An app that reads nothing for a while keeps its ticket good all the same.
+            loop {
+                tokio::select! {
+                    biased;
+                    delivered = &mut delivering => break delivered?,
+                    renewal = renewal(&mut ticket) => say(&mut send, renewal?).await?,
+                }
+            }
+            continue;
+        }
+        make_room(&mut buffer, entries.needs(), ask);
+        tokio::select! {
+            // What comes most is looked for first; but a source that never pauses keeps no ticket from being presented.
+            biased;
+            read = recv.read_buf(&mut buffer), if !ticket.has_changed().unwrap_or(true) => match read {
+                Ok(0) => return Err(misbehaved(&mut recv, Code::Malformed, &"it ended without a word")),
+                Ok(_) if buffer.len() == buffer.capacity() => ask = READ_MOST,
+                Ok(_) => ask = READ,
+                Err(error) => return Err(ReceiverEnd::Lost(StreamError::from_io(&error))),
+            },
+            () = flow.took.notified(), if accepted.channel == Channel::Latest => {
+                say(&mut send, ConsumerFrame::Taken { through: flow.taken() }).await?;
+            }
+            renewal = renewal(&mut ticket) => say(&mut send, renewal?).await?,
+        }
+    }
+}
+
+/// Presents the next ticket that the app has. Cancel safe.
+async fn renewal(
+    ticket: &mut watch::Receiver<Option<Bytes>>,
+) -> Result<ConsumerFrame, ReceiverEnd> {
+    ticket.changed().await.map_err(|_| ReceiverEnd::Cut)?;
+    let renewed = ticket.borrow_and_update().clone().ok_or(ReceiverEnd::Cut)?;
+    Ok(ConsumerFrame::Renew { ticket: renewed.to_vec() })
+}
+
+/// Makes room for what comes next. A buffer is filled before there is another one: whatever of it waits for the app keeps all of it in memory.
+fn make_room(buffer: &mut BytesMut, needs: usize, ask: usize) {
+    if buffer.capacity().saturating_sub(buffer.len()) < needs.max(READ_LEAST) {
+        buffer.reserve(needs.max(ask));
+    }
+}
+
+/// Says something to the producer. What is said is small and rare: one that has no room for it reads nothing at all.
+async fn say(send: &mut SendStream, frame: ConsumerFrame) -> Result<(), ReceiverEnd> {
+    let bytes = frame.encode().map_err(|error| ReceiverEnd::Failed(error.to_string().into()))?;
+    let saying = tokio::time::timeout(SAY, send.write_overhead(&bytes)).await;
+    match saying {
+        Ok(Ok(())) => Ok(()),
+        // The reason comes by the other half.
+        Ok(Err(StreamError::Reset(_))) => Ok(()),
+        Ok(Err(error)) => Err(ReceiverEnd::Lost(error)),
+        Err(_) => Err(ReceiverEnd::TimedOut),
+    }
+}
+
+/// How many header deadlines the producer's answer may take: it reads what is asked in one of them, and has the app look at a ticket.
+pub(crate) const ANSWER_FACTOR: u32 = 2;
+
+/// How long a producer may leave no room for what a consumer says.
+pub(crate) const SAY: Duration = Duration::from_secs(10);
+
+fn not_opened(error: OpenError) -> ReceiverEnd {
+    match error {
+        OpenError::Refused(Code::UnknownProtocol) => ReceiverEnd::Refused(Refusal::NoSuchStream),
+        error => ReceiverEnd::Open(error),
+    }
+}
+
+fn misbehaved(recv: &mut RecvStream, code: Code, error: &impl ToString) -> ReceiverEnd {
+    recv.stop(code);
+    ReceiverEnd::Misbehaved(error.to_string().into())
+}
+
+/// Reads the producer's answer; what came behind it stays in the buffer.
+async fn answer(recv: &mut RecvStream, buffer: &mut BytesMut) -> Result<Answered, ReceiverEnd> {
+    let refused = |error: StreamError| match error {
+        StreamError::Refused(Code::UnknownPeer) => ReceiverEnd::Refused(Refusal::UnknownPeer),
+        StreamError::Refused(Code::UnknownProtocol) => ReceiverEnd::Refused(Refusal::NoSuchStream),
+        error => ReceiverEnd::Lost(error),
+    };
+    recv.answered().await.map_err(refused)?;
+    loop {
+        let body = frame::take(buffer, ANSWERED_MAX);
+        let answer = body.and_then(|body| body.map(|body| Answered::decode(&body)).transpose());
+        match answer {
+            Ok(Some(answer)) => return Ok(answer),
+            Ok(None) => {}
+            Err(error) => return Err(misbehaved(recv, error.code(), &error)),
+        }
+        match recv.read_buf(buffer).await {
+            Ok(0) => return Err(misbehaved(recv, Code::Malformed, &"it ended without an answer")),
+            Ok(_) => {}
+            Err(error) => return Err(refused(StreamError::from_io(&error))),
+        }
+    }
+}
+
+/// Says to the app what it has missed before the first item; false if this subscription is wanted no more.
+fn begin(arguments: &ReceiverArguments, accepted: &Accepted) -> Result<bool, EntryError> {
+    let ReceiverArguments { inlet, flow, resume, .. } = arguments;
+    let content = match resume.map(|resume| resume.begins(accepted)).transpose()? {
+        None | Some(Beginning::Continues) => None,
+        Some(Beginning::Missed(missed)) => {
+            flow.numbers.missed.fetch_add(missed, Ordering::Relaxed);
+            Some(Content::Missed(missed))
+        }
+        Some(Beginning::Anew) => Some(Content::Restarted),
+    };
+    let batch = content.map(|content| Batch { flow: Arc::clone(flow), content, _room: None });
+    let resume = Resume { epoch: accepted.epoch, next: accepted.next };
+    Ok(inlet.advance(flow, resume, batch))
+}
+
+/// Puts what was read into the inlet, once it has room.
+async fn deliver(
+    arguments: &ReceiverArguments,
+    accepted: &Accepted,
+    entries: &Entries,
+    read: Read,
+) -> Result<(), ReceiverEnd> {
+    let ReceiverArguments { inlet, flow, .. } = arguments;
+    let numbers = &flow.numbers;
+    let (content, room) = match read {
+        Read::Items { first, count, bytes: items } => {
+            let length = items.len();
+            let room = inlet.room(length).await.ok_or(ReceiverEnd::Cut)?;
+            numbers.items.fetch_add(u64::from(count), Ordering::Relaxed);
+            let bytes = u64::try_from(length).unwrap_or(u64::MAX);
+            numbers.bytes.fetch_add(bytes, Ordering::Relaxed);
+            (Content::Items(first, Items::new(items)), Some(room))
+        }
+        Read::Gap { missed } => {
+            // It is of a few bytes only, and may be followed by as many more as the producer likes.
+            let room = inlet.room(GAP_ROOM).await.ok_or(ReceiverEnd::Cut)?;
+            numbers.missed.fetch_add(missed, Ordering::Relaxed);
+            (Content::Missed(missed), Some(room))
+        }
+        Read::Skip { .. } => return Ok(()),
+        Read::End(end) => return Err(ReceiverEnd::Ended(end)),
+    };
+    let resume = Resume { epoch: accepted.epoch, next: entries.next() };
+    let batch = Batch { flow: Arc::clone(flow), content, _room: room };
+    if inlet.advance(flow, resume, Some(batch)) { Ok(()) } else { Err(ReceiverEnd::Cut) }
+}
+
+/// Puts datagrams of this subscription into the inlet as long as the answer lives; what finds no room is lost.
+fn follow_datagrams(
+    context: &Arc<Context>,
+    inlet: &Arc<Inlet>,
+    flow: &Arc<Flow>,
+    recv: &RecvStream,
+    id: u64,
+) -> Subscribed {
+    let (inlet, flow) = (Arc::clone(inlet), Arc::clone(flow));
+    // The numbers below this one have come or are lost, as far as anybody knows.
+    let mut next = None;
+    recv.link().follow_datagrams(context, id, move |number, bytes| {
+        let after = number.saturating_add(1);
+        let numbers = &flow.numbers;
+        match next {
+            Some(expected) if number >= expected => {
+                numbers.missed.fetch_add(number.saturating_sub(expected), Ordering::Relaxed);
+                next = Some(after);
+            }
+            // It was overtaken, and counted as missed.
+            Some(_) => {
+                let less = |missed: u64| Some(missed.saturating_sub(1));
+                let _ = numbers.missed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+            }
+            None => next = Some(after),
+        }
+        if !inlet.is_current(&flow) {
+            return false;
+        }
+        let Some(room) = inlet.try_room(bytes.len()) else {
+            numbers.missed.fetch_add(1, Ordering::Relaxed);
+            return false;
+        };
+        numbers.items.fetch_add(1, Ordering::Relaxed);
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        numbers.bytes.fetch_add(length, Ordering::Relaxed);
+        let content = Content::Datagram(number, bytes);
+        inlet.put(Batch { flow: Arc::clone(&flow), content, _room: Some(room) });
+        true
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lone_items_that_wait_share_the_buffers_that_they_came_in() {
+        let (channel, extensions) = (Channel::Reliable, Extensions::none());
+        let accepted = Accepted { channel, epoch: 1, next: 0, extensions };
+        let mut entries = Entries::new(&accepted, 64);
+        let item = [[64, 0, 0, 0].as_slice(), &[7; 64]].concat();
+        let (mut buffer, mut behind) = (BytesMut::new(), std::ptr::null());
+        let (mut waiting, mut buffers) = (Vec::new(), 0);
+        for _ in 0..2000 {
+            make_room(&mut buffer, entries.needs(), READ);
+            buffers += usize::from(buffer.as_ptr() != behind);
+            buffer.extend_from_slice(&item);
+            let read = entries.take(&mut buffer);
+            behind = buffer.as_ptr();
+            waiting.push(read);
+        }
+        assert!(waiting.iter().all(|read| matches!(read, Ok(Some(Read::Items { count: 1, .. })))));
+        let filled = waiting.len() * item.len() / (READ - READ_LEAST);
+        assert!(buffers <= filled + 1, "{buffers} buffers for what fills {filled}");
+    }
+}

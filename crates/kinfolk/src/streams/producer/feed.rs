@@ -1,0 +1,417 @@
+//! Feed: writes what a producer sends to one subscriber.
+//!
+//! The work runs in a task that the actor owns; the actor gives it a place in the tree, and its end a meaning. The task takes from the outlet what the stream
+//! has room for, so that a subscriber that reads slowly costs its lag in the outlet and no more, and reads what the subscriber says meanwhile. Whatever it does,
+//! it harms no other subscriber.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
+use kinfolk_core::code::Code;
+use kinfolk_core::stream::{Piece, Take};
+use kinfolk_core::wire::subscription::{
+    Accepted, Answered, Channel, ConsumerFrame, ControlEntry, Refusal, SUBSCRIBE_MAX, StreamEnd,
+};
+use kinfolk_core::wire::{Extensions, FrameError, frame};
+use ractor::{ActorProcessingErr, ActorRef};
+use thiserror::Error;
+use tokio::sync::{Notify, watch};
+
+use crate::context::Context;
+use crate::error::StreamError;
+#[cfg(feature = "fault-injection")]
+use crate::fault::Point;
+use crate::fault::here;
+use crate::local_only::local_only;
+use crate::protocol::service::Incoming;
+use crate::protocol::stream::{RecvStream, SendStream};
+use crate::streams::producer::actor::ProducerMessage;
+use crate::streams::producer::outlet::Seat;
+use crate::supervision::OwnedTask;
+
+/// Bytes taken from the outlet at once: what is taken is the subscriber's, whether or not its stream has room for it.
+const BUDGET: usize = 64 * 1024;
+
+/// Writes that found room before the feed looks for what else there is.
+const IN_A_ROW: u32 = 16;
+
+/// The actor.
+pub(crate) struct Feed;
+
+/// What it is started with.
+pub(crate) struct FeedArguments {
+    pub(crate) context: Arc<Context>,
+    pub(crate) producer: ActorRef<ProducerMessage>,
+    pub(crate) seat: Seat,
+    /// The number of the first item.
+    pub(crate) next: u64,
+    /// What its datagrams are named by.
+    pub(crate) subscription: u64,
+    pub(crate) incoming: Incoming,
+    pub(crate) frames: Frames,
+    /// Why the subscription is to end.
+    pub(crate) ending: watch::Receiver<Option<StreamEnd>>,
+    /// Told when the ticket that the subscriber presented was looked at.
+    pub(crate) looked: Arc<Notify>,
+}
+
+/// Reports of its own task.
+pub(crate) enum FeedMessage {
+    /// It is over.
+    Done(FeedEnd),
+    /// The task panicked.
+    TaskPanicked(String),
+}
+local_only!(FeedMessage);
+
+/// What the producer finds in the state of a feed that stopped.
+pub(crate) struct FeedState {
+    context: Arc<Context>,
+    /// How it ended; `None` while it runs.
+    pub(crate) end: Option<FeedEnd>,
+    _task: OwnedTask,
+}
+
+/// How a subscription ended, seen from the producer.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum FeedEnd {
+    /// The consumer does not want more.
+    #[error("the consumer has left")]
+    Left,
+    /// The producer ended it.
+    #[error("the producer ended it: {}", .0.name())]
+    Ended(StreamEnd),
+    /// The stream was lost.
+    #[error(transparent)]
+    Lost(StreamError),
+    /// The consumer broke the rules.
+    #[error("the consumer broke the rules: {0}")]
+    Misbehaved(Arc<str>),
+    /// The consumer did not take the last items in time.
+    #[error("the consumer did not take the last items in time")]
+    Late,
+    /// The part of the node that ran it failed.
+    #[error("it failed: {0}")]
+    Failed(Arc<str>),
+}
+
+impl FeedEnd {
+    /// A word for metrics.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Left => "left",
+            Self::Ended(end) => end.name(),
+            Self::Lost(_) => "lost",
+            Self::Misbehaved(_) => "misbehaved",
+            Self::Late => "late",
+            Self::Failed(_) => "failed",
+        }
+    }
+
+    fn misbehaved(error: &impl ToString) -> Self {
+        Self::Misbehaved(error.to_string().into())
+    }
+}
+
+#[ractor::actor(message = FeedMessage, state = FeedState, arguments = FeedArguments)]
+impl Feed {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<FeedMessage>,
+        arguments: FeedArguments,
+    ) -> Result<FeedState, ActorProcessingErr> {
+        let context = Arc::clone(&arguments.context);
+        here!(context, Point::FeedPreStart).pass().await?;
+        let task = here!(context, Point::FeedTask);
+        let me = myself.clone();
+        let running = async move {
+            let end = feed(arguments).await;
+            let _ = me.send_message(FeedMessage::Done(end));
+        };
+        let task = OwnedTask::spawn(&myself, task, running, FeedMessage::TaskPanicked);
+        Ok(FeedState { context, end: None, _task: task })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<FeedMessage>,
+        message: FeedMessage,
+        state: &mut FeedState,
+    ) -> Result<(), ActorProcessingErr> {
+        here!(state.context, message.point()).pass().await?;
+        match message {
+            FeedMessage::Done(end) => {
+                state.end = Some(end);
+                myself.stop(None);
+                Ok(())
+            }
+            FeedMessage::TaskPanicked(text) => Err(text.into()),
+        }
+    }
+}
+
+/// What a consumer says, frame by frame.
+#[derive(Debug, Default)]
+pub(crate) struct Frames {
+    buffer: BytesMut,
+}
+
+/// Why there is no further frame.
+pub(crate) enum NoFrame {
+    /// The consumer has ended its side.
+    End,
+    Lost(StreamError),
+    Broken(FrameError),
+}
+
+impl Frames {
+    /// The next frame. Cancel safe: what was read is kept.
+    pub(crate) async fn next(&mut self, recv: &mut RecvStream) -> Result<ConsumerFrame, NoFrame> {
+        // One who says as much as it can has to let the others run all the same.
+        tokio::task::coop::consume_budget().await;
+        loop {
+            let frame = frame::take(&mut self.buffer, SUBSCRIBE_MAX).map_err(NoFrame::Broken)?;
+            if let Some(frame) = frame {
+                return ConsumerFrame::decode(&frame).map_err(NoFrame::Broken);
+            }
+            match recv.read_chunk(16 * 1024).await {
+                Ok(Some(chunk)) => self.buffer.extend_from_slice(&chunk),
+                Ok(None) => return Err(NoFrame::End),
+                Err(error) => return Err(NoFrame::Lost(error)),
+            }
+        }
+    }
+}
+
+/// Tells a consumer that it is not wanted, and waits until it knows or has had its time.
+pub(crate) async fn refuse(mut incoming: Incoming, refusal: Refusal, patience: Duration) {
+    let answer = Answered::Refused(refusal).encode();
+    let telling = async {
+        if let Ok(answer) = answer
+            && incoming.send.write_overhead(&answer).await.is_ok()
+            && incoming.send.finish().is_ok()
+        {
+            let _ = incoming.send.acknowledged().await;
+        }
+    };
+    let _ = tokio::time::timeout(patience, telling).await;
+    incoming.recv.stop(Code::Ok);
+}
+
+/// Serves one subscription to its end.
+async fn feed(arguments: FeedArguments) -> FeedEnd {
+    let FeedArguments { context, producer, seat, next, subscription, incoming, .. } = arguments;
+    let (mut frames, mut ending, looked) = (arguments.frames, arguments.ending, arguments.looked);
+    let Incoming { mut send, mut recv, .. } = incoming;
+    let channel = seat.outlet.channel();
+    let (epoch, extensions) = (seat.outlet.epoch, Extensions::none());
+    let accepted = Accepted { channel, epoch, next, extensions };
+    let answer = match Answered::Accepted(accepted).encode() {
+        Ok(answer) => answer,
+        Err(error) => return FeedEnd::Failed(error.to_string().into()),
+    };
+    let mut writing = Writing::new(answer.into());
+    let mut listening = Listening::Frames;
+    let drain = context.limits.drain_deadline;
+    let mut scatters = channel == Channel::Datagram;
+    let mut in_a_row = 0_u32;
+    loop {
+        let end = *ending.borrow_and_update();
+        if let Some(end) = end {
+            return finish(writing, &seat, send, recv, end, drain).await;
+        }
+        let looks = writing.is_done();
+        if looks && std::mem::take(&mut scatters) {
+            // Not before the consumer knows what to make of them.
+            seat.scatter_to(Arc::clone(recv.link()), subscription);
+        }
+        let told = if looks { seat.outlet.more() } else { seat.outlet.overrun() };
+        tokio::pin!(told);
+        // Registered before the look, so that nothing in between is missed.
+        told.as_mut().enable();
+        let is_over =
+            if looks { writing.fill(&seat) == Take::Over } else { seat.outlet.is_over(seat.id) };
+        if is_over {
+            let end = StreamEnd::TooSlow;
+            return finish(writing, &seat, send, recv, end, Duration::ZERO).await;
+        }
+        // As long as there is room for what there is, nothing else is waited for; but now and then it is looked for.
+        if !writing.is_done() && in_a_row < IN_A_ROW {
+            in_a_row = in_a_row.saturating_add(1);
+            match writing.write(&mut send).now_or_never() {
+                Some(Ok(())) => {
+                    tokio::task::coop::consume_budget().await;
+                    continue;
+                }
+                Some(Err(error)) => return lost(error),
+                // What it waits to be told is another thing from now on.
+                None if looks => continue,
+                None => {}
+            }
+        } else if looks && !writing.is_done() {
+            continue;
+        }
+        in_a_row = 0;
+        tokio::select! {
+            biased;
+            changed = ending.changed() => {
+                if changed.is_err() {
+                    return FeedEnd::Failed("its producer is gone".into());
+                }
+            }
+            frame = frames.next(&mut recv), if listening == Listening::Frames => {
+                match frame {
+                    Ok(ConsumerFrame::Taken { through }) => seat.outlet.taken(seat.id, through),
+                    Ok(ConsumerFrame::Renew { ticket }) => {
+                        // One at a time: what else the consumer says waits in QUIC.
+                        listening = Listening::Ticket;
+                        let presented = ProducerMessage::Presented(seat.id, ticket.into());
+                        if producer.send_message(presented).is_err() {
+                            return FeedEnd::Failed("its producer is gone".into());
+                        }
+                    }
+                    Ok(ConsumerFrame::Subscribe(_)) => {
+                        send.reset(Code::Violation);
+                        recv.stop(Code::Violation);
+                        return FeedEnd::misbehaved(&"it subscribed twice on one stream");
+                    }
+                    Err(NoFrame::End) => {
+                        // It wants nothing more: what is on its way is of no use to it.
+                        send.reset(Code::Ok);
+                        return FeedEnd::Left;
+                    }
+                    Err(NoFrame::Lost(StreamError::Reset(Code::Ok | Code::Cancelled))) => {
+                        return FeedEnd::Left;
+                    }
+                    Err(NoFrame::Lost(error)) => return FeedEnd::Lost(error),
+                    Err(NoFrame::Broken(error)) => {
+                        send.reset(error.code());
+                        recv.stop(error.code());
+                        return FeedEnd::misbehaved(&error);
+                    }
+                }
+            }
+            () = looked.notified(), if listening == Listening::Ticket => {
+                listening = Listening::Frames;
+            }
+            written = writing.write(&mut send), if !writing.is_done() => {
+                if let Err(error) = written {
+                    return lost(error);
+                }
+            }
+            () = told => {}
+        }
+    }
+}
+
+/// What the feed waits for from the consumer's side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Listening {
+    Frames,
+    /// That its ticket was looked at.
+    Ticket,
+}
+
+fn lost(error: StreamError) -> FeedEnd {
+    match error {
+        // The consumer stopped the stream.
+        StreamError::Reset(Code::Ok | Code::Cancelled) => FeedEnd::Left,
+        error => FeedEnd::Lost(error),
+    }
+}
+
+/// Says why the subscription ends: behind all items if that is what the end is, otherwise behind those that have begun to go out.
+async fn finish(
+    mut writing: Writing,
+    seat: &Seat,
+    mut send: SendStream,
+    mut recv: RecvStream,
+    end: StreamEnd,
+    patience: Duration,
+) -> FeedEnd {
+    let delivers = matches!(end, StreamEnd::Finished | StreamEnd::ShuttingDown);
+    seat.outlet.hurry(seat.id);
+    let ending = async {
+        loop {
+            while !writing.is_done() {
+                writing.write(&mut send).await.map_err(lost)?;
+            }
+            if !delivers || writing.is_over {
+                break;
+            }
+            if writing.fill(seat) != Take::Pieces {
+                break;
+            }
+        }
+        writing.end(end);
+        while !writing.is_done() {
+            writing.write(&mut send).await.map_err(lost)?;
+        }
+        let _ = send.finish();
+        send.acknowledged().await.map_err(lost)
+    };
+    let ended = tokio::time::timeout(patience.max(LAST_WORD), ending).await;
+    let (ended, code) = match ended {
+        Ok(Ok(())) => (FeedEnd::Ended(end), Code::Ok),
+        Ok(Err(error)) => (error, Code::Ok),
+        Err(_) if delivers => (FeedEnd::Late, Code::DrainDeadline),
+        Err(_) => (FeedEnd::Ended(end), Code::DeadlineExceeded),
+    };
+    send.reset(code);
+    recv.stop(code);
+    ended
+}
+
+/// How long a consumer that is cut off has to take the reason: it may be no further than what is on its way.
+pub(crate) const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// What goes out next.
+#[derive(Debug)]
+struct Writing {
+    /// What is written, in its order; the first `done` of them are out.
+    chunks: Vec<Bytes>,
+    done: usize,
+    pieces: Vec<Piece>,
+    is_over: bool,
+}
+
+impl Writing {
+    fn new(first: Bytes) -> Self {
+        Self { chunks: vec![first], done: 0, pieces: Vec::new(), is_over: false }
+    }
+
+    fn is_done(&self) -> bool {
+        self.done >= self.chunks.len()
+    }
+
+    /// Takes from the outlet what is next. Only when all is out.
+    fn fill(&mut self, seat: &Seat) -> Take {
+        self.chunks.clear();
+        self.done = 0;
+        let taken = seat.outlet.take(seat.id, BUDGET, &mut self.pieces);
+        for piece in self.pieces.drain(..) {
+            self.chunks.push(match piece {
+                Piece::Items { bytes, .. } => bytes,
+                Piece::Missed(missed) => ControlEntry::Gap { missed }.encode().into(),
+                Piece::Superseded(superseded) => ControlEntry::Skip { superseded }.encode().into(),
+            });
+        }
+        taken
+    }
+
+    fn end(&mut self, end: StreamEnd) {
+        self.chunks.push(ControlEntry::End(end).encode().into());
+        self.is_over = true;
+    }
+
+    /// Writes as much as finds room. Cancel safe.
+    async fn write(&mut self, send: &mut SendStream) -> Result<(), StreamError> {
+        let rest = self.chunks.get_mut(self.done..).unwrap_or_default();
+        let written = send.write_chunks(rest).await?;
+        self.done = self.done.saturating_add(written);
+        Ok(())
+    }
+}

@@ -1,0 +1,7 @@
+//! The sending side of typed streams.
+
+pub(crate) mod actor;
+pub(crate) mod builder;
+pub(crate) mod feed;
+pub(crate) mod handle;
+pub(crate) mod outlet;

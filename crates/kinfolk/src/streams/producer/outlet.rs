@@ -1,0 +1,350 @@
+//! What all parts of one producer share: the items that its subscribers have not got yet, and who subscribes.
+//!
+//! Senders put items in from the app's own tasks, feeds take them out in theirs; nobody here waits for a peer. It outlives every restart of the actors,
+//! so that a producer that was restarted goes on with the same items and the same numbers.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use iroh::EndpointId;
+use kinfolk_core::record::Record;
+use kinfolk_core::stream::{
+    AppendError, Fanout, Piece, Progress, Replay, Schema, StreamName, SubscriberId, Take,
+};
+use kinfolk_core::wire::subscription::{Channel, HEAD_BYTES, Resume, StreamEnd, encode_datagram};
+use ractor::{ActorId, ActorRef};
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::peers::link::Link;
+use crate::streams::producer::actor::ProducerMessage;
+use crate::supervision::lock;
+
+/// Whether a ticket is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TicketVerdict {
+    /// It is, for as long as the subscription lasts.
+    Valid,
+    /// It is for this time; then the subscription ends, unless the consumer has presented a newer one by then.
+    ValidFor(Duration),
+    /// It is not.
+    Invalid,
+}
+
+pub(crate) type Admits = dyn Fn(&Record) -> bool + Send + Sync;
+pub(crate) type ChecksTicket =
+    dyn Fn(EndpointId, Bytes) -> BoxFuture<'static, TicketVerdict> + Send + Sync;
+
+/// What a producer is, as it was built.
+pub(crate) struct Terms {
+    pub(crate) name: StreamName,
+    pub(crate) schema: Schema,
+    pub(crate) replay: Replay,
+    /// How long a subscriber may hold up the others.
+    pub(crate) patience: Duration,
+    pub(crate) subscribers: usize,
+    pub(crate) admits: Option<Box<Admits>>,
+    pub(crate) tickets: Option<Box<ChecksTicket>>,
+}
+
+/// See the module page.
+pub(crate) struct Outlet {
+    pub(crate) terms: Terms,
+    /// Tells this life of the producer from others of the same name.
+    pub(crate) epoch: u64,
+    fanout: Mutex<Fanout>,
+    /// There are items for whoever has none left.
+    more: Notify,
+    /// A subscriber that has some left gets nothing more.
+    overrun: Notify,
+    /// A subscriber has taken items, or is one no more.
+    room: Notify,
+    /// Senders that wait for room.
+    waiting: AtomicUsize,
+    /// Whether the producer has ended: what each send looks at.
+    has_ended: AtomicBool,
+    /// Why the producer has ended.
+    end: watch::Sender<Option<StreamEnd>>,
+    actor: watch::Sender<Option<ActorRef<ProducerMessage>>>,
+    /// Places of those that ask to subscribe and have no answer yet: its actor's mailbox has no bound of its own.
+    asking: Arc<Semaphore>,
+    subscribers: watch::Sender<BTreeMap<SubscriberId, Subscribed>>,
+    datagrams: Mutex<BTreeMap<SubscriberId, Datagrams>>,
+}
+
+/// A subscriber, from its acceptance on.
+#[derive(Debug, Clone)]
+pub(crate) struct Subscribed {
+    pub(crate) peer: EndpointId,
+    pub(crate) since: Instant,
+}
+
+/// Where the datagrams of a subscriber go.
+struct Datagrams {
+    link: Arc<Link>,
+    subscription: u64,
+}
+
+impl std::fmt::Debug for Outlet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outlet").field("name", &self.terms.name).finish_non_exhaustive()
+    }
+}
+
+/// What an item became.
+pub(crate) enum Sent {
+    /// It has this number.
+    Number(u64),
+    /// There is no room for it yet.
+    Full,
+}
+
+/// Why no item can be sent.
+pub(crate) enum NotSent {
+    Ended(StreamEnd),
+    Refused(AppendError),
+}
+
+impl Outlet {
+    pub(crate) fn new(terms: Terms, fanout: Fanout, asking: usize) -> Self {
+        Self {
+            terms,
+            epoch: rand::random(),
+            fanout: Mutex::new(fanout),
+            more: Notify::new(),
+            overrun: Notify::new(),
+            room: Notify::new(),
+            waiting: AtomicUsize::new(0),
+            has_ended: AtomicBool::new(false),
+            end: watch::Sender::new(None),
+            actor: watch::Sender::new(None),
+            asking: Arc::new(Semaphore::new(asking.min(Semaphore::MAX_PERMITS))),
+            subscribers: watch::Sender::new(BTreeMap::new()),
+            datagrams: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// Puts an item in: room for its head, and the item.
+    pub(crate) fn put(&self, entry: &mut Vec<u8>, key: Option<&[u8]>) -> Result<Sent, NotSent> {
+        if self.has_ended.load(Ordering::Acquire)
+            && let Some(end) = self.ended()
+        {
+            return Err(NotSent::Ended(end));
+        }
+        let mut fanout = lock(&self.fanout);
+        let appended = match fanout.append(entry, key) {
+            Ok(appended) => appended,
+            Err(AppendError::Full) => return Ok(Sent::Full),
+            Err(error) => return Err(NotSent::Refused(error)),
+        };
+        let is_datagram = fanout.channel() == Channel::Datagram;
+        let overrun = if appended.has_overrun { fanout.overrun() } else { Vec::new() };
+        drop(fanout);
+        if is_datagram {
+            self.scatter(appended.number, entry.get(HEAD_BYTES..).unwrap_or_default());
+        }
+        if appended.is_awaited {
+            self.more.notify_waiters();
+        }
+        // Those that get nothing more learn it when they ask.
+        if !overrun.is_empty() {
+            self.overrun.notify_waiters();
+        }
+        Ok(Sent::Number(appended.number))
+    }
+
+    /// Sends an item to every subscriber at once; what finds no room is lost.
+    fn scatter(&self, number: u64, item: &[u8]) {
+        for Datagrams { link, subscription } in lock(&self.datagrams).values() {
+            let datagram = encode_datagram(*subscription, number, item);
+            // A connection that is over, or takes no datagrams, gets none; its subscription learns that by its stream.
+            let _ = link.connection.send_datagram(datagram.into());
+        }
+    }
+
+    /// Who holds up the others, and how many items it has taken.
+    pub(crate) fn slowest(&self) -> Option<(SubscriberId, u64)> {
+        let mut fanout = lock(&self.fanout);
+        let slowest = fanout.holding_up()?;
+        fanout.progress(slowest).map(|progress| (slowest, progress.items))
+    }
+
+    /// Disconnects the subscriber that has held up the others for too long, if it still does and has taken nothing meanwhile.
+    pub(crate) fn lose_patience(&self, held_up: Option<(SubscriberId, u64)>) {
+        let slowest = self.slowest().filter(|slowest| Some(*slowest) == held_up);
+        if let Some((slowest, _)) = slowest {
+            let mut fanout = lock(&self.fanout);
+            fanout.give_up(slowest);
+            drop(fanout);
+            self.overrun.notify_waiters();
+            self.make_room();
+        }
+    }
+
+    /// Registers a sender that waits for room.
+    pub(crate) fn room(&self) -> (Waiting<'_>, Notified<'_>) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        (Waiting(&self.waiting), self.room.notified())
+    }
+
+    fn make_room(&self) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.room.notify_waiters();
+        }
+    }
+
+    /// Told when there is more to take. It has to be asked for before [`Outlet::take`] said that there is nothing.
+    pub(crate) fn more(&self) -> Notified<'_> {
+        self.more.notified()
+    }
+
+    /// Told when a subscriber gets nothing more. It has to be asked for before [`Outlet::is_over`].
+    pub(crate) fn overrun(&self) -> Notified<'_> {
+        self.overrun.notified()
+    }
+
+    /// Takes what a subscriber gets next.
+    pub(crate) fn take(&self, id: SubscriberId, budget: usize, pieces: &mut Vec<Piece>) -> Take {
+        let taken = lock(&self.fanout).take(id, budget, pieces);
+        if taken == Take::Pieces {
+            self.make_room();
+        }
+        taken
+    }
+
+    /// A subscriber is to get what there is, since nothing comes after.
+    pub(crate) fn hurry(&self, id: SubscriberId) {
+        lock(&self.fanout).hurry(id);
+    }
+
+    /// Whether a subscriber gets nothing more, as it has fallen too far behind.
+    pub(crate) fn is_over(&self, id: SubscriberId) -> bool {
+        lock(&self.fanout).is_over(id)
+    }
+
+    /// A subscriber has taken everything below this number.
+    pub(crate) fn taken(&self, id: SubscriberId, through: u64) {
+        lock(&self.fanout).taken(id, through);
+    }
+
+    /// Gives a subscriber a seat: until it is dropped, items are kept for it. Returns the number of its first one too.
+    pub(crate) fn seat(
+        self: &Arc<Self>,
+        id: SubscriberId,
+        peer: EndpointId,
+        resume: Option<Resume>,
+    ) -> (Seat, u64) {
+        let resume = resume.filter(|resume| resume.epoch == self.epoch).map(|resume| resume.next);
+        let next = lock(&self.fanout).subscribe(id, resume, self.terms.replay);
+        self.subscribers.send_modify(|subscribers| {
+            subscribers.insert(id, Subscribed { peer, since: Instant::now() });
+        });
+        (Seat { outlet: Arc::clone(self), id }, next)
+    }
+
+    pub(crate) fn channel(&self) -> Channel {
+        lock(&self.fanout).channel()
+    }
+
+    pub(crate) fn progress(&self, id: SubscriberId) -> Option<Progress> {
+        lock(&self.fanout).progress(id)
+    }
+
+    pub(crate) fn subscribers(&self) -> watch::Receiver<BTreeMap<SubscriberId, Subscribed>> {
+        self.subscribers.subscribe()
+    }
+
+    /// Why the producer has ended, if it has.
+    pub(crate) fn ended(&self) -> Option<StreamEnd> {
+        *self.end.borrow()
+    }
+
+    pub(crate) fn ending(&self) -> watch::Receiver<Option<StreamEnd>> {
+        self.end.subscribe()
+    }
+
+    /// Ends the producer; the first reason stays.
+    pub(crate) fn end(&self, end: StreamEnd) {
+        self.end.send_if_modified(|ended| {
+            let is_first = ended.is_none();
+            if is_first {
+                *ended = Some(end);
+            }
+            is_first
+        });
+        self.has_ended.store(true, Ordering::Release);
+        self.more.notify_waiters();
+        self.room.notify_waiters();
+        // An actor that is away learns it when it is back.
+        let _ = self.tell(ProducerMessage::End);
+    }
+
+    /// Publishes the actor that is up, or that none is.
+    pub(crate) fn set_actor(&self, actor: Option<ActorRef<ProducerMessage>>) {
+        self.actor.send_replace(actor);
+    }
+
+    /// Publishes that this actor is gone, unless another one has taken its place.
+    pub(crate) fn clear_actor(&self, gone: ActorId) {
+        self.actor.send_if_modified(|actor| {
+            let is_it = actor.as_ref().is_some_and(|actor| actor.get_id() == gone);
+            if is_it {
+                *actor = None;
+            }
+            is_it
+        });
+    }
+
+    /// A place among those that ask, if there is one.
+    pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.asking).try_acquire_owned().ok()
+    }
+
+    pub(crate) fn tell(&self, message: ProducerMessage) -> Result<(), Away> {
+        let actor = self.actor.borrow().clone().ok_or(Away)?;
+        actor.send_message(message).map_err(|_| Away)
+    }
+}
+
+/// The actor is being restarted, or has ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Away;
+
+/// A sender that waits for room, for as long as it does.
+pub(crate) struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A subscriber's place in the outlet; dropped, nothing is kept for it.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) outlet: Arc<Outlet>,
+    pub(crate) id: SubscriberId,
+}
+
+impl Seat {
+    /// Sends the items by datagrams of this link from now on.
+    pub(crate) fn scatter_to(&self, link: Arc<Link>, subscription: u64) {
+        lock(&self.outlet.datagrams).insert(self.id, Datagrams { link, subscription });
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        lock(&self.outlet.datagrams).remove(&self.id);
+        lock(&self.outlet.fanout).unsubscribe(self.id);
+        self.outlet.make_room();
+        self.outlet.subscribers.send_modify(|subscribers| {
+            subscribers.remove(&self.id);
+        });
+    }
+}
