@@ -5,13 +5,13 @@
 use std::time::{Duration, Instant};
 
 use kinfolk::fault::{Crash, Victim};
-use kinfolk::{Node, NodeEvent, ProtocolName, Rate, Service, Terminal};
+use kinfolk::{Item, Node, NodeEvent, ProtocolName, Rate, Received, Schema, Service, Terminal};
 use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::guest::{Guest, hello};
 use kinfolk_tests::support::impair::{Condition, Direction};
 use kinfolk_tests::support::node::{Mortal, NEXT, builder, node, quick_limits, relay, serving};
 use kinfolk_tests::support::stranger::Stranger;
-use kinfolk_tests::support::wait::{eventually, live_tasks, open_fds, within};
+use kinfolk_tests::support::wait::{eventually, live_tasks, open_fds, resident_bytes, within};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
@@ -178,4 +178,57 @@ async fn a_shutdown_waits_no_longer_than_it_may_for_a_distant_silent_peer_and_ir
     assert!(begun.elapsed() < latest, "{:?}", begun.elapsed());
     let tasks = || alice.runtime.metrics().num_alive_tasks();
     eventually(2 * SOON, "no task is left", async || tasks() == 0).await;
+}
+
+/// What the streams below carry.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Tick(u64);
+
+impl Item for Tick {
+    const SCHEMA: Schema = Schema::new("tick", 1);
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_thousand_subscriptions() {
+    const MEMORY: u64 = 5 * 1024 * 1024;
+    let _alone = ALONE.lock().await;
+    let alice = builder(1).discovery(true).spawn().await.expect("it starts");
+    let bob = builder(2).discovery(true).bootstrap(alice.addr());
+    let bob = bob.spawn().await.expect("it starts");
+    let producer = alice.producer::<Tick>("ticks").await.expect("a producer");
+    let round = async |n: u64| {
+        let mut consumer = bob.consumer::<Tick>("ticks").await.expect("a consumer");
+        within(SOON, "a subscriber", producer.when_subscribed(1)).await.expect("it is up");
+        producer.send(&Tick(n)).await.expect("sent");
+        match within(SOON, "the item", consumer.recv()).await {
+            Some(Received::Item { item, .. }) => assert_eq!(item.0, n),
+            other => panic!("{:?}", other.is_some()),
+        }
+        drop(consumer);
+        let gone = eventually(SOON, "it is gone", async || producer.consumers().is_empty());
+        gone.await;
+    };
+    for n in 0..200 {
+        round(n).await;
+    }
+    let (mut tasks, mut fds) = (live_tasks(), open_fds());
+    eventually(SOON, "the first rounds have settled", async || {
+        let before = (tasks, fds);
+        (tasks, fds) = (live_tasks(), open_fds());
+        before == (tasks, fds)
+    })
+    .await;
+    let memory = resident_bytes();
+    for n in 200..1_200 {
+        round(n).await;
+    }
+    eventually(SOON, &format!("{tasks} tasks and {fds} descriptors"), async || {
+        live_tasks() <= tasks && open_fds() <= fds
+    })
+    .await;
+    let more = resident_bytes().saturating_sub(memory);
+    assert!(more < MEMORY, "{more} bytes more");
+    for node in [alice, bob] {
+        within(SOON, "the shutdown", node.shutdown()).await;
+    }
 }

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use kinfolk::error::{AddressError, CallError, NodeClosed, OpenError, ServeError, StreamError};
 use kinfolk::fault::{Crash, Victim};
-use kinfolk::{Code, Node, NodeBuilder, Outcome, PeerStatus, ProtocolName, Service, Terminal};
+use kinfolk::{
+    Code, Consumer, Item, Node, NodeBuilder, Outcome, PeerStatus, Producer, ProtocolName, Received,
+    Schema, SendError, Service, StreamEnd, Terminal,
+};
 use kinfolk_core::wire::Control;
 use kinfolk_tests::support::guest::{Guest, alpn, done, goodbye, hear, hello, knock};
 use kinfolk_tests::support::node::{
@@ -248,6 +251,88 @@ async fn a_node_whose_peer_manager_has_just_failed_shuts_down_at_once() {
         alice.inject(Victim::PeerManager, Crash::Panic);
     }
     shut_down(&alice, AT_ONCE).await;
+}
+
+// Typed streams
+
+#[derive(Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+struct Text(String);
+
+impl Item for Text {
+    const SCHEMA: Schema = Schema::new("text", 1);
+}
+
+/// A node that discovers, with this drain deadline.
+async fn discovering(key: u8, drain_deadline: Duration) -> Node {
+    let mut limits = quick_limits();
+    limits.drain_deadline = drain_deadline;
+    limits.shutdown_deadline = Duration::from_secs(30);
+    builder(key).limits(limits).discovery(true).spawn().await.expect("the node starts")
+}
+
+/// A stream of one node's to another's, with so much room for what is not read.
+async fn stream(from: &Node, to: &Node, name: &str, room: u32) -> (Producer<Text>, Consumer<Text>) {
+    let producer = from.producer(name).await.expect("a producer");
+    let consumer = to.consumer(name).buffer(room).await.expect("a consumer");
+    within(SOON, "an exchange", from.sync_with(to.addr())).await.expect("both discover");
+    within(2 * SOON, "a consumer", producer.when_subscribed(1)).await.expect("alive");
+    within(SOON, "a source", consumer.when_online(1)).await.expect("alive");
+    (producer, consumer)
+}
+
+#[tokio::test]
+async fn a_node_with_producers_and_consumers_shuts_down_at_once_and_both_learn_it() {
+    const LATE: Duration = Duration::from_secs(30);
+    let (alice, bob) = (discovering(1, LATE).await, discovering(2, LATE).await);
+    let (out, mut at_bob) = stream(&alice, &bob, "out", 1024).await;
+    let (inward, mut at_alice) = stream(&bob, &alice, "in", 1024).await;
+    for producer in [&out, &inward] {
+        producer.send(&Text("last".to_owned())).await.expect("sent");
+    }
+    let last = |received| matches!(received, Some(Received::Item { number: 0, .. }));
+    assert!(last(within(SOON, "an item", at_alice.recv()).await));
+    shut_down(&alice, AT_ONCE).await;
+    assert!(last(within(SOON, "what was sent before", at_bob.recv()).await));
+    assert_eq!(within(SOON, "the end", at_alice.recv()).await, None);
+    let sent = within(SOON, "the end", out.send(&Text(String::new()))).await;
+    assert_eq!(sent, Err(SendError::Ended(StreamEnd::ShuttingDown)));
+    within(SOON, "the end", out.finish()).await;
+    within(SOON, "alice has left", async {
+        while !inward.consumers().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_whose_app_reads_nothing_that_it_consumes_shuts_down_at_once() {
+    const LATE: Duration = Duration::from_secs(30);
+    let (alice, bob) = (discovering(1, LATE).await, discovering(2, LATE).await);
+    let (inward, at_alice) = stream(&bob, &alice, "in", 1).await;
+    fill(&inward).await;
+    shut_down(&alice, AT_ONCE).await;
+    drop(at_alice);
+}
+
+#[tokio::test]
+async fn a_consumer_that_reads_nothing_delays_the_shutdown_of_its_producer_to_the_drain_deadline() {
+    let drain = Duration::from_millis(500);
+    let (alice, bob) = (discovering(1, drain).await, discovering(2, drain).await);
+    let (out, at_bob) = stream(&alice, &bob, "out", 1).await;
+    fill(&out).await;
+    shut_down(&alice, drain + AT_ONCE).await;
+    drop(at_bob);
+}
+
+/// Sends until nothing more finds room.
+async fn fill(producer: &Producer<Text>) {
+    let item = Text("x".repeat(100_000));
+    while let Ok(sent) =
+        tokio::time::timeout(Duration::from_millis(500), producer.send(&item)).await
+    {
+        sent.expect("alive");
+    }
 }
 
 // What the peer sees

@@ -12,6 +12,7 @@ use kinfolk_tests::support::wait::{eventually, resident_bytes, within};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::mpsc;
 
+use crate::flows::Number;
 use crate::scene::{SOON, Scene};
 
 const GROWTH_MAX: u64 = 5 * 1024 * 1024;
@@ -28,6 +29,12 @@ fn failures_of_sessions_leave_no_memory_behind() {
 fn failures_of_exchanges_and_of_sessions_beside_them_leave_no_memory_behind() {
     let test = "cycles::failures_of_exchanges_and_of_sessions_beside_them_leave_no_memory_behind";
     alone(test, exchanges_fail);
+}
+
+#[test]
+fn failures_of_subscriptions_on_both_sides_leave_no_memory_behind() {
+    let test = "cycles::failures_of_subscriptions_on_both_sides_leave_no_memory_behind";
+    alone(test, subscriptions_fail);
 }
 
 /// Runs the test of this name in a process of its own, and there its body.
@@ -77,6 +84,60 @@ async fn exchanges_fail() {
             matches!(synced, Err(ExchangeError::Failed(_))) || faults.strikes(point) as u64 > n / 2
         })
         .await;
+    })
+    .await;
+    let metrics = alice.metrics().await.expect("alive");
+    assert!(metrics.restarts.is_empty(), "{:?}", metrics.restarts);
+}
+
+/// Feeds and receivers of the same two streams fail, in turn by their task and by their actor.
+async fn subscriptions_fail() {
+    let faults = Faults::default();
+    let mut limits = crate::scene::limits();
+    limits.walk.longest_wait = Duration::from_secs(3600);
+    limits.walk.revisit = Duration::from_secs(3600);
+    let alice = builder(1).limits(limits).faults(&faults).discovery(true);
+    let alice = alice.spawn().await.expect("it starts");
+    let dave = Scene::dave_builder().spawn().await.expect("it starts");
+    let out = alice.producer::<Number>("out").await.expect("a producer");
+    let inward = dave.producer::<Number>("in").await.expect("a producer");
+    within(SOON, "an exchange", alice.sync_with(dave.addr())).await.expect("both discover");
+    cycles(30, async |_, crash| {
+        let by_task = crash == Crash::Panic;
+        let ways = if by_task {
+            [(Point::FeedTask, &out, &dave, "out"), (Point::ReceiverTask, &inward, &alice, "in")]
+        } else {
+            [(Point::FeedDone, &out, &dave, "out"), (Point::ReceiverDone, &inward, &alice, "in")]
+        };
+        for (point, producer, consuming, name) in ways {
+            let before = faults.strikes(point);
+            if by_task {
+                faults.arm(point, crash);
+            }
+            let consumer = consuming.consumer::<Number>(name).await.expect("a consumer");
+            within(2 * SOON, "a subscription", producer.when_subscribed(1)).await.expect("up");
+            match point {
+                Point::FeedDone => {
+                    within(SOON, "a source", consumer.when_online(1)).await.expect("up");
+                    faults.arm(point, crash);
+                }
+                // It ends with its session.
+                Point::ReceiverDone => {
+                    within(SOON, "a source", consumer.when_online(1)).await.expect("up");
+                    faults.arm(point, crash);
+                    alice.disconnect(dave.id()).await.expect("up");
+                }
+                _ => {}
+            }
+            if point == Point::FeedDone {
+                drop(consumer);
+                eventually(SOON, "the strike", async || faults.strikes(point) > before).await;
+            } else {
+                eventually(SOON, "the strike", async || faults.strikes(point) > before).await;
+                drop(consumer);
+            }
+            eventually(SOON, "the end", async || producer.consumers().is_empty()).await;
+        }
     })
     .await;
     let metrics = alice.metrics().await.expect("alive");

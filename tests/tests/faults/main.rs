@@ -2,7 +2,9 @@
 //! event, the siblings live on, every ask has its outcome, the node is usable or has ended with the cause, and nothing is left over.
 
 mod cycles;
+mod flows;
 mod never;
 mod provoke;
 mod scene;
+mod streams;
 mod table;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kinfolk::fault::{Actor, Crash, Faults, Point, Victim};
-use kinfolk::{Code, NodeMessage, Options, ProtocolName, SecretKey, Service, Topic};
+use kinfolk::{Code, NodeMessage, Options, Producer, ProtocolName, SecretKey, Service, Topic};
 use kinfolk_tests::support::guest::{Guest, hello, knock};
 use kinfolk_tests::support::host::Host;
 use kinfolk_tests::support::node::{ECHO, NEXT, connect};
@@ -11,6 +11,7 @@ use kinfolk_tests::support::stranger::{Nobody, Stranger};
 use kinfolk_tests::support::wait::{eventually, within};
 use ractor::RpcReplyPort;
 
+use crate::flows::{GOOD, Number, Other, PROBE, Poison, SHORT, guarded};
 use crate::scene::{SOON, Scene, keys_in_order, limits};
 
 const OTHER: ProtocolName = ProtocolName::from_static("other/1");
@@ -37,7 +38,17 @@ pub(crate) fn needs_discovery(point: Point) -> bool {
         point.actor(),
         Actor::Discovery | Actor::Walker | Actor::Announcer | Actor::Exchange
     );
-    is_part_of_it || matches!(point, Point::ManagerRecordNews | Point::ManagerErrandOver)
+    is_part_of_it
+        || needs_flows(point)
+        || matches!(point, Point::ManagerRecordNews | Point::ManagerErrandOver)
+}
+
+/// Whether alice has to have typed streams.
+pub(crate) fn needs_flows(point: Point) -> bool {
+    matches!(
+        point.actor(),
+        Actor::Streams | Actor::Producer | Actor::Feed | Actor::Consumer | Actor::Receiver
+    )
 }
 
 /// Whether alice has to keep something on the disk.
@@ -71,6 +82,8 @@ pub(crate) fn needs_restart_of(point: Point) -> Option<&'static str> {
         | P::AnnouncerPreStart
         | P::AnnouncerClock
         | P::AnnouncerTaskPanicked => Some("announcer"),
+        P::StreamsPreStart => Some("streams"),
+        P::StreamsStartChildren | P::StreamsRestart | P::StreamsTaskPanicked => Some("producer"),
         _ => None,
     }
 }
@@ -102,6 +115,21 @@ pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
         scene.note_ask();
         connect(&alice, &bob).await;
     }
+    // Subscriptions that strike when they end, or are told something.
+    if matches!(point, P::ProducerSupervise | P::ProducerPresented | P::FeedDone) {
+        scene.dave_consumes().await;
+    }
+    if matches!(
+        point,
+        P::ConsumerSupervise
+            | P::ConsumerWithdrawn
+            | P::ConsumerPoisoned
+            | P::ConsumerNewTicket
+            | P::ConsumerClose
+            | P::ReceiverDone
+    ) {
+        scene.alice_consumes().await;
+    }
     if at_start(point, crash).is_empty() {
         scene.faults.arm(point, crash);
     }
@@ -117,7 +145,10 @@ pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
         | P::AcceptPulse
         | P::DiscoveryPulse
         | P::WalkerPulse
-        | P::AnnouncerPulse => {}
+        | P::AnnouncerPulse
+        | P::StreamsPulse
+        | P::ProducerPulse
+        | P::ConsumerPulse => {}
         P::NodeOpen => tell(M::Open(bob.addr().into(), ECHO, Options::new(), port())),
         P::NodeOpenEager => tell(M::OpenEager(bob.addr().into(), ECHO, Options::new(), port())),
         P::NodeCall | P::NodeRequest => {
@@ -149,6 +180,7 @@ pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
         P::NodeShutdown => tell(M::Shutdown),
         P::NodePostStop
         | P::ManagerPostStop
+        | P::StreamsPostStop
         | P::DiscoveryPostStop
         | P::DiscoveryDepart
         | P::AnnouncerDepart
@@ -364,6 +396,97 @@ pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
         | P::SessionReads
         | P::SessionWatches
         | P::SessionServes => scene.ask(bob.addr()),
+        P::StreamsPreStart => alice.inject(Victim::Streams, Crash::Error),
+        P::StreamsSupervise | P::ProducerEnd => drop(scene.flows().out.take()),
+        P::StreamsProduce | P::ProducerPreStart | P::ProducerClock => scene.produce("new").await,
+        P::StreamsStartChildren | P::StreamsRestart => {
+            scene.faults.arm(P::ProducerPreStart, Crash::Error);
+            scene.produce("new").await;
+        }
+        P::StreamsTaskPanicked => {
+            scene.faults.arm(P::StreamsRestart, Crash::Panic);
+            scene.faults.arm(P::ProducerPreStart, Crash::Error);
+            scene.produce("new").await;
+        }
+        P::ProducerTaskPanicked => {
+            scene.faults.arm(P::ProducerClock, Crash::Panic);
+            scene.produce("new").await;
+        }
+        P::ProducerAllRecords | P::ProducerFollows => {
+            let producer = guarded(&alice, "new").await.expect("a producer");
+            scene.keep(producer);
+        }
+        P::ProducerRecords => {
+            let dave = scene.dave().await;
+            dave.join_topic(Topic::from_name("a")).expect("room for it");
+        }
+        P::ProducerAsked | P::ProducerLooked | P::ProducerLooks | P::FeedPreStart | P::FeedTask => {
+            scene.dave_asks(GOOD).await
+        }
+        P::FeedTaskPanicked => {
+            scene.faults.arm(P::FeedTask, Crash::Panic);
+            scene.dave_asks(GOOD).await;
+        }
+        P::ProducerPresented => {
+            let consumer = scene.flows().outer.as_ref().expect("it consumes");
+            consumer.set_ticket(GOOD);
+        }
+        P::ProducerTick => {
+            scene.dave_asks(SHORT).await;
+            within(SOON, "the strike", scene.faults.struck(point)).await;
+            scene.flows().outer = None;
+        }
+        P::ProducerRefuses => {
+            let dave = scene.dave().await;
+            let consumer = dave.consumer::<Other>(PROBE).await.expect("a consumer");
+            within(SOON, "the strike", scene.faults.struck(point)).await;
+            drop(consumer);
+        }
+        P::ProducerSupervise | P::FeedDone => scene.flows().outer = None,
+        P::StreamsConsume
+        | P::ConsumerPreStart
+        | P::ConsumerClock
+        | P::ConsumerFollows
+        | P::ConsumerOffered
+        | P::ConsumerAccepted
+        | P::ReceiverPreStart
+        | P::ReceiverTask => scene.alice_asks().await,
+        P::ConsumerTaskPanicked => {
+            scene.faults.arm(P::ConsumerClock, Crash::Panic);
+            scene.alice_asks().await;
+        }
+        P::ReceiverTaskPanicked => {
+            scene.faults.arm(P::ReceiverTask, Crash::Panic);
+            scene.alice_asks().await;
+        }
+        P::ConsumerNewTicket => {
+            scene.flows().inner.as_ref().expect("it consumes").set_ticket(GOOD);
+        }
+        P::ConsumerClose => scene.flows().inner = None,
+        P::ConsumerSupervise | P::ConsumerWithdrawn | P::ReceiverDone => {
+            drop(scene.flows().inward.take());
+        }
+        P::ConsumerPoisoned => {
+            // One of the same name that says something else.
+            drop(scene.flows().inward.take());
+            let dave = scene.dave().await;
+            let producer: Producer<Poison> = dave.producer(PROBE).await.expect("a producer");
+            let consumer = scene.flows().inner.take().expect("it consumes");
+            within(SOON, "alice", producer.when_subscribed(1)).await.expect("up");
+            producer.send(&Poison((1, 2))).await.expect("sent");
+            scene.read_on(consumer, producer);
+            within(SOON, "the strike", scene.faults.struck(point)).await;
+        }
+        P::ConsumerTick => {
+            let dave = scene.dave().await;
+            let full = dave.producer::<Number>("full").max_consumers(1);
+            let full = full.await.expect("a producer");
+            let first = alice.consumer::<Number>("full").await.expect("a consumer");
+            within(SOON, "alice", full.when_subscribed(1)).await.expect("up");
+            let second = alice.consumer::<Number>("full").await.expect("a consumer");
+            within(SOON, "the strike", scene.faults.struck(point)).await;
+            drop((first, second));
+        }
         P::SessionOver => {
             let bob = Stranger::bind(77).await;
             let guest = Guest::enter(&bob, &alice, hello(1, 5)).await;

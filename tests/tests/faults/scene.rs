@@ -15,6 +15,8 @@ use kinfolk_tests::support::node::{ECHO, NEXT, builder, quick_limits, serving};
 use kinfolk_tests::support::wait::{eventually, within};
 use tokio::task::JoinSet;
 
+use crate::flows::Flows;
+
 /// For what costs a few round trips, on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(15);
 
@@ -74,6 +76,8 @@ pub(crate) struct Scene {
     pub(crate) carol: Node,
     /// A peer that discovers, once it is needed.
     dave: Option<Node>,
+    /// Typed streams between alice and dave, once they are needed.
+    pub(crate) flows: Option<Flows>,
     pub(crate) log: EventLog,
     /// Whether alice discovers.
     discovers: bool,
@@ -129,6 +133,7 @@ impl Scene {
             bob,
             carol,
             dave,
+            flows: None,
             log,
             discovers,
             synced,
@@ -286,8 +291,8 @@ impl Scene {
 
     /// Everyone goes, and nothing is left of them: no task of this runtime.
     pub(crate) async fn over(self) {
-        let Self { alice, bob, carol, dave, kept, mut asks, .. } = self;
-        drop(kept);
+        let Self { alice, bob, carol, dave, flows, kept, mut asks, .. } = self;
+        drop((kept, flows));
         asks.shutdown().await;
         for node in [&alice, &bob, &carol].into_iter().chain(&dave) {
             within(3 * SOON, "a shutdown", node.shutdown()).await;

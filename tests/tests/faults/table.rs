@@ -5,13 +5,13 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use kinfolk::fault::{Actor, Crash, Faults, Kind, Point};
-use kinfolk::{ExchangeError, LinkEnd, NodeEvent, Terminal};
+use kinfolk::{ExchangeError, FeedEnd, LinkEnd, NodeEvent, ReceiverEnd, Terminal};
 use kinfolk_tests::support::node::builder;
 use kinfolk_tests::support::wait::{eventually, open_fds, within};
 use tokio::sync::Semaphore;
 
 use crate::provoke::{
-    OUT_OF_REACH, at_start, needs_discovery, needs_restart_of, needs_store, provoke,
+    OUT_OF_REACH, at_start, needs_discovery, needs_flows, needs_restart_of, needs_store, provoke,
 };
 use crate::scene::{SOON, Scene, limits, nothing_is_left};
 
@@ -34,7 +34,16 @@ const KILLED: Duration = Duration::from_secs(10 + 1 + 5);
 const STOPPED: Duration = Duration::from_secs(2 + 2 + 3 + 2);
 
 /// The parts of a node that are restarted, by the names that its events have.
-const PARTS: [&str; 5] = ["accept", "peer_manager", "discovery", "walker", "announcer"];
+const PARTS: [&str; 8] = [
+    "accept",
+    "peer_manager",
+    "discovery",
+    "walker",
+    "announcer",
+    "streams",
+    "producer",
+    "consumer",
+];
 
 /// Looks at the parts from the first to the last of which one and a half times [`Limits::unresponsive`](kinfolk::Limits::unresponsive) pass: a
 /// part that is silent from the first on is given up at the third, and that is known at the next.
@@ -49,6 +58,10 @@ enum Effect {
     Session(LinkEnd),
     /// The exchange fails, and whoever waits for it is told.
     Exchange,
+    /// The subscription of a consumer of another node fails.
+    Feed,
+    /// The subscription to a producer of another node fails.
+    Receiver,
     /// The part is restarted once.
     Restart(&'static str),
     /// The node ends with the cause.
@@ -63,6 +76,7 @@ fn effect(point: Point, crash: Crash) -> Effect {
     let never = crash == Crash::Never;
     match point {
         Point::ManagerPostStop
+        | Point::StreamsPostStop
         | Point::DiscoveryPostStop
         | Point::DiscoveryDepart
         | Point::AnnouncerDepart
@@ -80,6 +94,14 @@ fn effect(point: Point, crash: Crash) -> Effect {
         {
             return Effect::None;
         }
+        // Those that were admitted, or are found, stay what they are; who waits is told in time.
+        Point::ProducerFollows | Point::ProducerLooks | Point::ProducerRefuses if never => {
+            return Effect::None;
+        }
+        Point::ConsumerFollows if never => return Effect::None,
+        // Nobody was subscribed yet: who asks comes again.
+        Point::FeedPreStart | Point::ReceiverPreStart => return Effect::None,
+        Point::ReceiverTask | Point::ReceiverTaskPanicked => return Effect::None,
         Point::SessionPreStart if never => return Effect::Session(LinkEnd::Failed),
         Point::ManagerPreStart => return Effect::Restart("peer_manager"),
         Point::AcceptPreStart => return Effect::Restart("accept"),
@@ -107,6 +129,13 @@ fn effect(point: Point, crash: Crash) -> Effect {
         Actor::Walker => Effect::Restart("walker"),
         Actor::Announcer => Effect::Restart("announcer"),
         Actor::Exchange => Effect::Exchange,
+        Actor::Streams => Effect::Restart("streams"),
+        Actor::Producer => Effect::Restart("producer"),
+        Actor::Consumer => Effect::Restart("consumer"),
+        // They await nobody but the peer: nobody watches them.
+        Actor::Feed | Actor::Receiver if never => Effect::None,
+        Actor::Feed => Effect::Feed,
+        Actor::Receiver => Effect::Receiver,
     }
 }
 
@@ -118,6 +147,9 @@ async fn case(point: Point, crash: Crash) {
     let place = SET_UP.acquire().await;
     let mut scene = Scene::with(&armed, needs_discovery(point), needs_store(point)).await;
     scene.kept_lives().await;
+    if needs_flows(point) {
+        scene.let_flow().await;
+    }
     provoke(&mut scene, point, crash).await;
     drop(place);
     within(SOON, "the strike", scene.faults.struck(point)).await;
@@ -140,7 +172,7 @@ async fn case(point: Point, crash: Crash) {
             if is_watched {
                 watch(&scene);
             }
-            lives_on(&mut scene, point).await;
+            lives_on(&mut scene, point, crash).await;
             if is_watched {
                 assert_no_late_restart(&mut scene, point, effect).await;
             }
@@ -184,6 +216,19 @@ async fn assert_one_event(scene: &mut Scene, point: Point, effect: Effect) {
         matches!(event, NodeEvent::ExchangeFailed { error: ExchangeError::Failed(_), .. })
     };
     eventually(SOON, "the exchange", async || scene.log.count(of_exchanges) == exchanges).await;
+    let feeds = usize::from(effect == Effect::Feed);
+    let of_feeds = |event: &NodeEvent| {
+        matches!(event, NodeEvent::ConsumerLeft { reason: FeedEnd::Failed(_), .. })
+    };
+    let receivers = usize::from(effect == Effect::Receiver);
+    let of_receivers = |event: &NodeEvent| {
+        matches!(event, NodeEvent::SourceDown { reason: ReceiverEnd::Failed(_), .. })
+    };
+    // A part that fails takes all that is below it along.
+    if !matches!(effect, Effect::Restart("streams" | "producer" | "consumer")) {
+        eventually(SOON, "the feed", async || scene.log.count(of_feeds) == feeds).await;
+        eventually(SOON, "the receiver", async || scene.log.count(of_receivers) == receivers).await;
+    }
     let panics = usize::from(effect == Effect::Session(LinkEnd::Panicked));
     let of_sessions = |event: &NodeEvent| matches!(event, NodeEvent::SessionPanicked { .. });
     eventually(SOON, "the panic", async || scene.log.count(of_sessions) == panics).await;
@@ -216,7 +261,7 @@ async fn assert_no_late_restart(scene: &mut Scene, point: Point, effect: Effect)
 }
 
 /// The siblings are untouched, asks add up, and the node works.
-async fn lives_on(scene: &mut Scene, point: Point) {
+async fn lives_on(scene: &mut Scene, point: Point, crash: Crash) {
     scene.asks_end().await;
     if point.actor() == Actor::Exchange {
         let synced = scene.synced();
@@ -236,10 +281,35 @@ async fn lives_on(scene: &mut Scene, point: Point) {
     }
     scene.is_usable(true).await;
     scene.discovers_on().await;
+    streams_flow_on(scene, point, crash).await;
     if !manager_failed {
         scene.kept_lives().await;
     }
     scene.asks_add_up().await;
+}
+
+/// Nothing is missing from any stream or comes twice, and no more of them were interrupted than had to be.
+async fn streams_flow_on(scene: &mut Scene, point: Point, crash: Crash) {
+    if !needs_flows(point) {
+        return;
+    }
+    let flows = scene.flows();
+    flows.flow().await;
+    flows.flow().await;
+    let all = point.actor() == Actor::Streams;
+    let broken = flows.broken();
+    assert!(all || broken <= 1, "{broken} streams were interrupted");
+    // A source is looked for by what hangs, or asked by it until that is found out: see `never`.
+    let is_unheard = matches!(
+        point,
+        Point::ConsumerFollows
+            | Point::ReceiverTask
+            | Point::ReceiverTaskPanicked
+            | Point::ProducerLooks
+    );
+    if crash != Crash::Never || !is_unheard {
+        flows.probes_flow().await;
+    }
 }
 
 /// The root never returns, or waits for ever to restart a part: the parts that run live on, asks end by their deadlines, and the shutdown by

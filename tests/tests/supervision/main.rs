@@ -5,4 +5,5 @@ mod handlers;
 mod parts;
 mod scene;
 mod sessions;
+mod streams;
 mod whole;

@@ -1,0 +1,11 @@
+//! Typed streams end to end, over real QUIC: what producers send is what consumers receive, whoever comes, goes, stalls or cheats meanwhile.
+
+mod admitting;
+mod channels;
+mod cheats;
+mod finding;
+mod flow;
+mod policies;
+mod resuming;
+mod scene;
+mod sinks;
