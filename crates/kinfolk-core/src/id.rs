@@ -135,20 +135,20 @@ enum Text {
     Shared(Arc<str>),
 }
 
-/// Why a text is no [`ProtocolName`].
+/// Why a text is no name: that of a protocol here; names of streams and schemas follow the same rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ProtocolNameError {
     /// It has no characters.
-    #[error("a protocol name has 1 to 64 bytes, this one has none")]
+    #[error("a name has 1 to 64 bytes, this one has none")]
     Empty,
     /// It is longer than [`ProtocolName::MAX_LEN`].
-    #[error("a protocol name has 1 to 64 bytes, this one has {len}")]
+    #[error("a name has 1 to 64 bytes, this one has {len}")]
     TooLong {
         /// Its length in bytes.
         len: usize,
     },
     /// It contains something else than printable ASCII.
-    #[error("a protocol name is made of ASCII from `!` to `~`, this one contains byte {byte:#04x}")]
+    #[error("a name is made of ASCII from `!` to `~`, this one contains byte {byte:#04x}")]
     NotGraphic {
         /// The first byte at fault.
         byte: u8,
@@ -188,12 +188,12 @@ impl ProtocolName {
     pub const fn from_static(text: &'static str) -> Self {
         match check(text) {
             Ok(()) => Self(Text::Constant(text)),
-            Err(ProtocolNameError::Empty) => panic!("a protocol name must not be empty"),
+            Err(ProtocolNameError::Empty) => panic!("a name must not be empty"),
             Err(ProtocolNameError::TooLong { .. }) => {
-                panic!("a protocol name must not be longer than 64 bytes")
+                panic!("a name must not be longer than 64 bytes")
             }
             Err(ProtocolNameError::NotGraphic { .. }) => {
-                panic!("a protocol name must be made of ASCII from `!` to `~`")
+                panic!("a name must be made of ASCII from `!` to `~`")
             }
         }
     }

@@ -41,6 +41,7 @@ pub mod quota;
 pub mod reconcile;
 pub mod record;
 pub mod secret_topic;
+pub mod stream;
 pub mod ticket;
 pub mod walk;
 pub mod wire;

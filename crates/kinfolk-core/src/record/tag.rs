@@ -6,6 +6,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::ProtocolName;
+use crate::stream::StreamName;
+
 /// Defines a 16-byte tag that is derived from a name. Two kinds of tag never mix: each has a type and a context of its own.
 macro_rules! tag {
     ($(#[$doc:meta])* $tag:ident, $context:literal) => {
@@ -55,8 +58,25 @@ tag! {
 }
 
 tag! {
-    /// A stream that a node produces.
+    /// A stream that a node produces, or a protocol that it serves.
     Offer, "kinfolk offered stream"
+}
+
+impl Offer {
+    /// The tag of a node that produces this stream, whatever the schema: a consumer of another one learns so when it asks.
+    pub fn stream(name: &StreamName) -> Self {
+        Self::of("stream", name.as_str())
+    }
+
+    /// The tag of a node that serves this protocol and wants to be found by it.
+    pub fn protocol(name: &ProtocolName) -> Self {
+        Self::of("protocol", name.as_str())
+    }
+
+    /// Names contain no spaces, so what stands before the first one tells the kinds apart.
+    fn of(kind: &str, name: &str) -> Self {
+        Self::from_name(&format!("{kind} {name}"))
+    }
 }
 
 #[cfg(test)]
@@ -72,6 +92,15 @@ mod tests {
     #[test]
     fn a_topic_and_an_offer_of_one_name_have_different_bytes() {
         assert_ne!(Topic::from_name("a").as_bytes(), Offer::from_name("a").as_bytes());
+    }
+
+    #[test]
+    fn a_stream_and_a_protocol_of_one_name_are_two_offers() {
+        let stream = StreamName::from_static("readings");
+        let protocol = ProtocolName::from_static("readings");
+        let offers = [Offer::stream(&stream), Offer::protocol(&protocol)];
+        assert_ne!(offers[0], offers[1]);
+        assert!(!offers.contains(&Offer::from_name("readings")));
     }
 
     #[test]

@@ -67,6 +67,14 @@ pub enum FrameError {
     /// A stream header names no valid protocol.
     #[error("expected a protocol name, came an invalid one")]
     InvalidProtocol(#[from] ProtocolNameError),
+    /// A field holds a text that is no valid name.
+    #[error("expected a name for {field}, came an invalid one")]
+    InvalidName {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        source: ProtocolNameError,
+    },
     /// The bytes of a field are no value of its type: an overlong number, a text that is not UTF-8, a truth value that
     /// is neither 0 nor 1.
     #[error("expected a value for {field}, came bytes that are none")]
@@ -93,6 +101,7 @@ impl FrameError {
             | Self::NonCanonical
             | Self::InvalidField { .. }
             | Self::InvalidProtocol(_)
+            | Self::InvalidName { .. }
             | Self::Undecodable { .. } => Code::Malformed,
             Self::Unencodable { .. } => Code::Internal,
         }

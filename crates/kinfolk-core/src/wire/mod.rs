@@ -2,7 +2,8 @@
 //!
 //! Each frame has a file, because each is one contract with older and newer peers: [`hello`], [`welcome`] and
 //! [`goodbye`] travel on the control stream as [`Control`]; [`header`] and [`refuse`] open a protocol stream; [`call`]
-//! bounds requests and responses; [`exchange`] holds the messages by which two catalogs are compared; [`frame`] holds what all share, [`extension`] lets frames grow, and [`turns`] says which
+//! bounds requests and responses; [`exchange`] holds the messages by which two catalogs are compared, and [`subscription`] what a consumer and a
+//! producer of a stream say; [`frame`] holds what all share, [`extension`] lets frames grow, and [`turns`] says which
 //! control frame may come when. A reader takes [`LENGTH_BYTES`] bytes, asks [`frame::length`] how many follow, reads those,
 //! and only then decodes.
 //!
@@ -17,6 +18,7 @@ pub mod goodbye;
 pub mod header;
 pub mod hello;
 pub mod refuse;
+pub mod subscription;
 pub mod turns;
 pub mod welcome;
 

@@ -1,0 +1,1 @@
+//! Golden bytes of each frame, and bytes that are none.
