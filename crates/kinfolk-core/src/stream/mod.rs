@@ -4,5 +4,7 @@
 //! item: an item is its bytes.
 
 pub mod schema;
+pub mod subscribers;
+pub mod subscriptions;
 
 pub use schema::{NameError, Schema, StreamName};
