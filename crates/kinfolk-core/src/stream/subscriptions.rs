@@ -23,7 +23,9 @@
 //! | another schema, poisoned, misbehaved | when a newer record offers it, after [`SubscriptionLimits::forgive_after`] |
 //!
 //! What changes during an attempt is not lost: an attempt knows which record and ticket it was begun with, and what is newer counts
-//! when it fails. No record ends a wait before the first bound of the backoff, so that nobody can make a consumer return in a loop.
+//! when it fails. Once, until the
+//! stream has lasted again, a newer record ends a wait at once; after that none does before the first bound of the backoff, so that nobody can make a consumer
+//! return in a loop.
 //!
 //! # What goes
 //!
@@ -33,7 +35,7 @@
 //!
 //! # Memory
 //!
-//! A source costs about 500 bytes while it is offered, so that the table is bounded by the catalog, and places by their limit; of those whose record is
+//! A source costs about 450 bytes while it is offered, so that the table is bounded by the catalog, and places by their limit; of those whose record is
 //! gone there are [`SubscriptionLimits::absent`].
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -322,6 +324,7 @@ impl Subscriptions {
             && record < source.record
         {
             source.backoff.reset();
+            source.is_eager = false;
             let until = wait.until.min(self.jittered(now).max(wait.least));
             let renewable = Some(source.record);
             source.step = Step::Waiting(Wait { until, renewable, ..*wait });
@@ -480,6 +483,7 @@ fn keep_resume(source: &mut Source, resume: Option<Resume>) {
 fn wait(now: Instant, source: &mut Source, tried: Try, delay: Duration, renewable: Option<Seq>) {
     source.failed = Some(tried.attempt);
     let until = now.checked_add(delay).unwrap_or(now);
-    let least = now.checked_add(source.backoff.pause()).unwrap_or(now).min(until);
+    let pause = if source.is_eager { Duration::ZERO } else { source.backoff.pause() };
+    let least = now.checked_add(pause).unwrap_or(now).min(until);
     source.step = Step::Waiting(Wait { until, least, keeps_place: false, renewable });
 }

@@ -9,7 +9,7 @@ use crate::bucket::{Rate, RateError};
 /// How many subscribers a producer has. Zeros are refused by [`validate`](Self::validate).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscriberLimits {
-    /// Places in total; about 250 bytes each, beside what the producer keeps for a stream. Default 4 096: eight times the sessions of a
+    /// Places in total; about 320 bytes each, beside what the producer keeps for a stream. Default 4 096: eight times the sessions of a
     /// node, so that the streams of one producer are never what is scarce (a guess).
     pub total: usize,
     /// Places per peer. Default 8: the consumers that the parts of one app would have, few enough that 512 peers fit beside each other (a guess).
@@ -32,7 +32,7 @@ impl Default for SubscriberLimits {
     }
 }
 
-/// More subscribers than these no node can serve: 256 MiB.
+/// More subscribers than these no node can serve: 320 MiB.
 const MOST: usize = 1 << 20;
 
 /// A check that takes longer holds its place for nothing.

@@ -16,7 +16,7 @@ impl Attempt {
         Self(number)
     }
 
-    /// The number, which counts up: it can serve as the id of the subscription on its link.
+    /// The number, which counts up in one consumer.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0

@@ -19,7 +19,7 @@ pub struct SubscriptionLimits {
     pub stable_after: Duration,
     /// A source that refused for good, or broke the rules, is left alone for at least so long, whatever it announces. Default 10 min (a guess).
     pub forgive_after: Duration,
-    /// Sources whose record is gone and of which is remembered, for [`forgive_after`](Self::forgive_after), how they stood; about 400 bytes each.
+    /// Sources whose record is gone and of which is remembered, for [`forgive_after`](Self::forgive_after), how they stood; about 450 bytes each.
     /// Default 1 024, as many as are connected at once: when a network falls apart these are gone together.
     pub absent: usize,
 }

@@ -69,7 +69,7 @@ pub(super) struct Source {
     pub(super) backoff: Backoff,
     /// The last attempt that failed since it was proven good.
     pub(super) failed: Option<Attempt>,
-    /// Whether it may return at once when it is lost.
+    /// Whether it may return at once, when it is lost or a newer record is there.
     pub(super) is_eager: bool,
     /// Whether the next attempt begins with an exchange of catalogs.
     pub(super) introduce: bool,

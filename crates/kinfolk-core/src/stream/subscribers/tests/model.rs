@@ -353,7 +353,7 @@ fn every_short_life_of_a_subscriber_goes_by_the_rules() {
         Event::Leave(1),
         Event::Pass(6),
     ];
-    let depth = 5;
+    let depth = 4;
     for life in 0..choices.len().pow(depth) {
         let mut pair = Pair::new(true);
         pair.take(&choices[0]);

@@ -89,7 +89,8 @@ fn the_time_in_which_a_stream_flowed_does_not_use_up_its_returns() {
     let mut scene = Scene::new();
     let attempt = scene.connected();
     scene.pass(100 * HOUR);
-    let mut attempt = { scene.lose(attempt); scene.wait().1.attempt };
+    scene.lose(attempt);
+    let mut attempt = scene.wait().1.attempt;
     for _ in 0..1_000 {
         scene.lose(attempt);
         let (waited, again) = scene.wait();
