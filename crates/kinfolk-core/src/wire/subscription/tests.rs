@@ -76,6 +76,7 @@ fn check_frame(frame: &[u8], body: &[u8]) {
     assert_eq!(frame, [&len.to_be_bytes(), body].concat());
 }
 
+/// The first of each are the examples in `docs/wire.md`.
 #[test]
 fn frames_have_exactly_these_bytes() {
     for (frame, body) in consumer_frames() {
