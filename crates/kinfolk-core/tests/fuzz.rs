@@ -176,6 +176,31 @@ fn no_bytes_break_the_reader_of_the_control_stream() {
 }
 
 #[test]
+fn no_bytes_break_the_decoder_of_answers_to_a_subscription() {
+    fuzz("answered", targets::answered);
+}
+
+#[test]
+fn no_bytes_break_the_decoder_of_what_a_consumer_sends() {
+    fuzz("consumer_frame", targets::consumer_frame);
+}
+
+#[test]
+fn no_bytes_break_the_decoder_of_control_entries() {
+    fuzz("control_entry", targets::control_entry);
+}
+
+#[test]
+fn no_bytes_break_the_decoder_of_datagrams() {
+    fuzz("datagram", targets::datagram);
+}
+
+#[test]
+fn no_bytes_and_no_cuts_break_the_reader_of_entries() {
+    fuzz("entries", targets::entries);
+}
+
+#[test]
 fn every_target_of_libfuzzer_has_seeds_and_a_test_here() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let names = |folder: &str| -> BTreeSet<String> {

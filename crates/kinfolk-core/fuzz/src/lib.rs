@@ -12,6 +12,10 @@
     reason = "a target fails this way"
 )]
 
+mod subscription;
+
+pub use subscription::{answered, consumer_frame, control_entry, datagram, entries};
+
 use data_encoding::BASE32_NOPAD;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};

@@ -96,11 +96,11 @@ mod tests {
 
     #[test]
     fn a_stream_and_a_protocol_of_one_name_are_two_offers() {
-        let stream = StreamName::from_static("readings");
-        let protocol = ProtocolName::from_static("readings");
-        let offers = [Offer::stream(&stream), Offer::protocol(&protocol)];
-        assert_ne!(offers[0], offers[1]);
-        assert!(!offers.contains(&Offer::from_name("readings")));
+        let stream = Offer::stream(&StreamName::from_static("quotes"));
+        let protocol = Offer::protocol(&ProtocolName::from_static("quotes"));
+        assert_eq!(stream.to_string(), "7932e79d9ca781f7b74bed4d2410e620");
+        assert_eq!(protocol.to_string(), "67c213b6bb8f7704c36fb69dbacd62b3");
+        assert!(![stream, protocol].contains(&Offer::from_name("quotes")));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! An entry is a little-endian `u32`, its head, and a body. With the top bit of the head 0 the body is an item, and the
 //! rest of the head its length; with the top bit 1 it is a [`ControlEntry`]. Items carry no number: each is one more than
-//! the one before, and control entries say what was left out. Reading them is [`stream::entries`](crate::stream)' task.
+//! the one before, and control entries say what was left out. They are read by
+//! [`stream::entries`](crate::stream::entries).
 
 use std::fmt;
 
