@@ -260,7 +260,7 @@ impl Subscribers {
         self.accepted = 0;
         for (id, subscriber) in std::mem::take(&mut self.subscribers) {
             out.push(if subscriber.is_accepted {
-                Output::End { id, end: end.clone() }
+                Output::End { id, end }
             } else {
                 Output::Refuse { id, refusal: Refusal::Ended }
             });

@@ -186,13 +186,7 @@ impl Subscriptions {
         self.put(peer, source);
     }
 
-    fn withdraw(
-        &mut self,
-        now: Instant,
-        peer: EndpointId,
-        why: Withdrawal,
-        out: &mut Vec<Output>,
-    ) {
+    fn withdraw(&mut self, now: Instant, peer: EndpointId, why: Withdrawal, out: &mut Vec<Output>) {
         if why == Withdrawal::NotOffered {
             self.absent.forget(peer);
         }
@@ -388,8 +382,7 @@ impl Subscriptions {
     fn connect(&mut self, peer: EndpointId, source: &mut Source, out: &mut Vec<Output>) {
         self.last_attempt = self.last_attempt.saturating_add(1);
         let attempt = Attempt::new(self.last_attempt);
-        source.step =
-            Step::Connecting(Try { attempt, record: source.record, ticket: self.ticket });
+        source.step = Step::Connecting(Try { attempt, record: source.record, ticket: self.ticket });
         let (resume, introduce) = (source.resume, source.introduce);
         out.push(Output::Connect { attempt, peer, resume, introduce });
     }

@@ -112,10 +112,8 @@ mod tests {
     #[test]
     fn limits_under_which_nobody_is_tried_or_somebody_in_a_loop_are_refused_by_name() {
         assert_eq!(SubscriptionLimits::default().validate(), Ok(()));
-        let changes: [(&str, Change); 2] = [
-            ("sources", |limits| limits.sources = 0),
-            ("absent", |limits| limits.absent = 0),
-        ];
+        let changes: [(&str, Change); 2] =
+            [("sources", |limits| limits.sources = 0), ("absent", |limits| limits.absent = 0)];
         for (field, change) in changes {
             let mut limits = SubscriptionLimits::default();
             change(&mut limits);

@@ -237,8 +237,7 @@ fn a_stream_that_breaks_off_keeps_its_place_for_one_return_at_once() {
 #[test]
 fn a_dead_source_never_keeps_a_good_one_waiting_however_near_it_is() {
     let redial_max = Duration::from_millis(100);
-    let limits =
-        SubscriptionLimits { sources: 1, redial_max, ..SubscriptionLimits::default() };
+    let limits = SubscriptionLimits { sources: 1, redial_max, ..SubscriptionLimits::default() };
     let mut scene = Scene::with(limits);
     for n in 1..5 {
         scene.offer_near(n, 1);
@@ -532,7 +531,7 @@ fn a_source_that_is_not_wanted_is_cut_and_comes_back_when_it_is() {
 fn a_condition_that_holds_now_and_now_not_does_not_make_a_loop() {
     let mut scene = Scene::new();
     let mut attempt = scene.connected();
-    for flaps in 0..6 {
+    for flaps in 0..6_u32 {
         scene.withdraw(1, Withdrawal::NotWanted);
         assert_eq!(scene.offer(1, 1), []);
         let (waited, again) = scene.wait();

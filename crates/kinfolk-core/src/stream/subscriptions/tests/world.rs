@@ -11,7 +11,11 @@ const PLACES: usize = 3;
 
 #[derive(Debug, Clone)]
 enum Event {
-    Offer { n: u32, is_newer: bool, millis: Option<u64> },
+    Offer {
+        n: u32,
+        is_newer: bool,
+        millis: Option<u64>,
+    },
     Withdraw(u32, Withdrawal),
     /// What comes of the live attempt with this index.
     Live(usize, Word),
@@ -255,8 +259,7 @@ impl World {
                 assert_eq!(resume, it.resume);
                 if let Some(Bar { why, record, ticket: shown, until }) = it.bar.take() {
                     let has_ticket = why.is_about_ticket() && ticket > shown;
-                    let has_record =
-                        it.record > record && (why.is_about_offer() || now >= until);
+                    let has_record = it.record > record && (why.is_about_offer() || now >= until);
                     assert!(has_ticket || has_record, "{why:?} is not remembered");
                 }
                 let (n, record) = (u32::try_from(n).unwrap(), it.record);
@@ -294,8 +297,8 @@ impl World {
             let state = machine.state(&peer(n));
             assert_eq!(state, it.shown, "what is so was not said");
             let live = self.live.values().find(|live| live.n == n);
-            let is_source = live.is_some()
-                || matches!(it.standing, Standing::Offered | Standing::NotWanted);
+            let is_source =
+                live.is_some() || matches!(it.standing, Standing::Offered | Standing::NotWanted);
             assert_eq!(state.is_some(), is_source);
             match state {
                 Some(SourceState::Connecting) => assert!(!live.unwrap().is_connected),
