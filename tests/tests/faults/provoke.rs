@@ -38,9 +38,7 @@ pub(crate) fn needs_discovery(point: Point) -> bool {
         point.actor(),
         Actor::Discovery | Actor::Walker | Actor::Announcer | Actor::Exchange
     );
-    is_part_of_it
-        || needs_flows(point)
-        || matches!(point, Point::ManagerRecordNews | Point::ManagerErrandOver)
+    is_part_of_it || needs_flows(point) || point == Point::ManagerRecordNews
 }
 
 /// Whether alice has to have typed streams.
@@ -93,6 +91,14 @@ pub(crate) const OUT_OF_REACH: &[(Point, &str)] = &[
     (Point::NodePreStart, "strikes before there is a node: it has tests of its own"),
     (Point::ManagerNetworkNews, "needs another address of the machine: see `hosts`"),
     (Point::DiscoveryNetworkNews, "needs another address of the machine: see `hosts`"),
+    (
+        Point::ManagerErrandOver,
+        "needs a link for an errand to a peer that is no neighbour: nodes that meet here are",
+    ),
+    (
+        Point::DiscoveryErrandOver,
+        "needs a link for an errand to a peer that is no neighbour: nodes that meet here are",
+    ),
     (Point::SessionWrites, "needs a peer that shuts its window before the first three frames"),
 ];
 
@@ -134,7 +140,12 @@ pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
         scene.faults.arm(point, crash);
     }
     match point {
-        P::NodePreStart | P::SessionWrites | P::ManagerNetworkNews | P::DiscoveryNetworkNews => {
+        P::NodePreStart
+        | P::SessionWrites
+        | P::ManagerNetworkNews
+        | P::DiscoveryNetworkNews
+        | P::ManagerErrandOver
+        | P::DiscoveryErrandOver => {
             unreachable!("out of reach")
         }
         P::NodeFollowsAddress | P::NodeTaskPanicked => {}
@@ -368,12 +379,10 @@ pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
             scene.lose_dave().await;
         }
         P::ManagerRecordNews
-        | P::ManagerErrandOver
         | P::DiscoveryLetsGo
         | P::DiscoverySupervise
         | P::DiscoverySync
         | P::DiscoveryFound
-        | P::DiscoveryErrandOver
         | P::WalkerTick
         | P::AnnouncerFound
         | P::AnnouncerReceived

@@ -201,8 +201,13 @@ async fn a_ticket_that_comes_while_the_old_one_expires_is_presented_by_the_next_
     let producer = producer.await.expect("a producer");
     let mut consumer = dave.consumer::<Number>(NAME).ticket(&b"old"[..]).await.expect("a consumer");
     within(SOON, "dave", producer.when_subscribed(1)).await.expect("up");
+    let mut events = EventLog::of(&alice).await;
     consumer.set_ticket(&b"new"[..]);
-    eventually(SOON, "the old one has expired", async || producer.consumers().is_empty()).await;
+    let expired = |event: &NodeEvent| {
+        let end = FeedEnd::Ended(StreamEnd::TicketExpired);
+        matches!(event, NodeEvent::ConsumerLeft { reason, .. } if *reason == end)
+    };
+    events.next(SOON, "the old one has expired", expired).await;
     within(SOON, "dave again", producer.when_subscribed(1)).await.expect("up");
     producer.send(&Number(0)).await.expect("sent");
     assert_eq!(next(&mut consumer).await, (0, 0));

@@ -256,6 +256,20 @@ fn a_dead_source_never_keeps_a_good_one_waiting_however_near_it_is() {
 }
 
 #[test]
+fn whoever_was_never_tried_goes_before_a_nearer_one_that_has_refused() {
+    let mut scene = Scene::with_places(1);
+    let first = scene.offer_near(1, 1)[0].attempt;
+    scene.offer_near(2, 50);
+    scene.offer_near(3, 60);
+    let second = scene.refuse(first, Refusal::BadTicket)[0].attempt;
+    assert_eq!(scene.say(Input::NewTicket), []);
+    assert_eq!(scene.state(1), Some(SourceState::Queued));
+    let third = scene.refuse(second, another_schema());
+    assert_eq!(third[0].peer, peer(3));
+    assert_eq!(scene.refuse(third[0].attempt, another_schema())[0].peer, peer(1));
+}
+
+#[test]
 fn a_lost_stream_is_asked_for_from_where_it_was_lost() {
     let mut scene = Scene::new();
     let attempt = scene.connected();

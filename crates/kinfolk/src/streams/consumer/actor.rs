@@ -263,6 +263,8 @@ impl ConsumerState {
                     self.note_error(&peer, reason);
                     self.context.counters.count(Family::SourceEnded, "poisoned");
                 }
+                // Of no use any more, whatever it still brings.
+                self.cut(attempt);
                 self.input(Input::Poisoned { attempt }).await;
             }
             ConsumerMessage::NewTicket => self.input(Input::NewTicket).await,
@@ -327,14 +329,7 @@ impl ConsumerState {
             Output::Connect { attempt, peer, resume, introduce } => {
                 self.connect(attempt, peer, resume, introduce).await;
             }
-            Output::Cut { attempt, .. } => {
-                for receiving in self.receivers.values_mut() {
-                    if receiving.attempt == attempt {
-                        receiving.is_cut = true;
-                        receiving.actor.stop(None);
-                    }
-                }
-            }
+            Output::Cut { attempt, .. } => self.cut(attempt),
             Output::Changed { peer, state } => {
                 let now = Instant::now();
                 self.inlet.source(&peer, |source| {
@@ -353,6 +348,15 @@ impl ConsumerState {
                 });
             }
             Output::Forgotten { peer } => self.inlet.forget(&peer),
+        }
+    }
+
+    fn cut(&mut self, attempt: Attempt) {
+        for receiving in self.receivers.values_mut() {
+            if receiving.attempt == attempt {
+                receiving.is_cut = true;
+                receiving.actor.stop(None);
+            }
         }
     }
 
