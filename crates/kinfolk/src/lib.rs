@@ -145,5 +145,7 @@ pub use streams::consumer::receiver::ReceiverEnd;
 pub use streams::item::Item;
 pub use streams::producer::builder::{ProducerBuilder, ProducerError};
 pub use streams::producer::feed::FeedEnd;
-pub use streams::producer::handle::{ConsumerStatus, Producer, SendError, TrySendError};
+pub use streams::producer::handle::{
+    ConsumerStatus, Producer, ProducerSink, SendError, TrySendError,
+};
 pub use streams::producer::outlet::TicketVerdict;

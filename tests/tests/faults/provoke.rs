@@ -438,7 +438,7 @@ pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
         }
         P::ProducerPresented => {
             let consumer = scene.flows().outer.as_ref().expect("it consumes");
-            consumer.set_ticket(GOOD);
+            consumer.set_ticket(GOOD).expect("a ticket");
         }
         P::ProducerTick => {
             scene.dave_asks(SHORT).await;
@@ -469,7 +469,7 @@ pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
             scene.alice_asks().await;
         }
         P::ConsumerNewTicket => {
-            scene.flows().inner.as_ref().expect("it consumes").set_ticket(GOOD);
+            scene.flows().inner.as_ref().expect("it consumes").set_ticket(GOOD).expect("a ticket");
         }
         P::ConsumerClose => scene.flows().inner = None,
         P::ConsumerSupervise | P::ConsumerWithdrawn | P::ReceiverDone => {

@@ -169,9 +169,9 @@ async fn a_ticket_that_is_never_looked_at_to_the_end_leaves_its_subscriber_heard
     let producer = producer.await.expect("a producer");
     let consumer = dave.consumer::<Number>(NAME).ticket(GOOD).await.expect("a consumer");
     within(SOON, "a source", consumer.when_online(1)).await.expect("up");
-    consumer.set_ticket(&b"second"[..]);
+    consumer.set_ticket(&b"second"[..]).expect("a ticket");
     eventually(SOON, "the second look", async || looks.load(Ordering::Relaxed) == 2).await;
-    consumer.set_ticket(&b"third"[..]);
+    consumer.set_ticket(&b"third"[..]).expect("a ticket");
     eventually(SOON, "the third look", async || looks.load(Ordering::Relaxed) == 3).await;
     drop(consumer);
     let left =
@@ -202,7 +202,7 @@ async fn a_ticket_that_comes_while_the_old_one_expires_is_presented_by_the_next_
     let mut consumer = dave.consumer::<Number>(NAME).ticket(&b"old"[..]).await.expect("a consumer");
     within(SOON, "dave", producer.when_subscribed(1)).await.expect("up");
     let mut events = EventLog::of(&alice).await;
-    consumer.set_ticket(&b"new"[..]);
+    consumer.set_ticket(&b"new"[..]).expect("a ticket");
     let expired = |event: &NodeEvent| {
         let end = FeedEnd::Ended(StreamEnd::TicketExpired);
         matches!(event, NodeEvent::ConsumerLeft { reason, .. } if *reason == end)

@@ -139,7 +139,7 @@ async fn without_a_ticket_or_with_a_bad_one_nobody_is_served_until_there_is_a_go
     let mut consumer = consumer(&bob).await;
     for (bad, times) in [(None, 1), (Some("bad"), 2)] {
         if let Some(bad) = bad {
-            consumer.set_ticket(bad);
+            consumer.set_ticket(bad).expect("a ticket");
         }
         eventually(SOON, "it is refused", async || refused(&alice, "bad_ticket").await == times)
             .await;
@@ -148,7 +148,7 @@ async fn without_a_ticket_or_with_a_bad_one_nobody_is_served_until_there_is_a_go
         })
         .await;
     }
-    consumer.set_ticket("ever");
+    consumer.set_ticket("ever").expect("a ticket");
     subscribed(&producer, 1).await;
     send(&producer, 0..10).await;
     receives(&mut consumer, 0..10).await;
@@ -170,7 +170,7 @@ async fn a_ticket_that_expires_ends_the_subscription_and_a_new_one_begins_it_aga
     .await;
     exactly(&producer, 0).await;
     send(&producer, 10..20).await;
-    consumer.set_ticket("ever");
+    consumer.set_ticket("ever").expect("a ticket");
     receives(&mut consumer, 0..20).await;
     over([alice, bob]).await;
 }
@@ -183,8 +183,8 @@ async fn a_ticket_that_is_renewed_in_time_is_not_ended_by_the_clock_of_the_old_o
     let mut consumer = consumer.expect("a consumer");
     online(&consumer, 1).await;
     let began = tokio::time::Instant::now();
-    consumer.set_ticket("bad");
-    consumer.set_ticket("ever");
+    consumer.set_ticket("bad").expect("a ticket");
+    consumer.set_ticket("ever").expect("a ticket");
     let mut n = 0;
     // Well beyond the end of the first.
     while began.elapsed() < Duration::from_millis(4500) {
@@ -211,7 +211,7 @@ async fn a_consumer_whose_app_does_not_read_renews_its_ticket_all_the_same() {
     let stalled = stalled.expect("a consumer");
     subscribed(&producer, 1).await;
     crate::scene::fill(&producer, 0).await;
-    stalled.set_ticket("two");
+    stalled.set_ticket("two").expect("a ticket");
     eventually(SOON, "the second ticket is looked at", async || seen.load(Ordering::Relaxed) == 1)
         .await;
     let state = source(&stalled, alice.id()).expect("it is known");
@@ -246,7 +246,7 @@ async fn a_validator_that_panics_or_never_returns_lets_nobody_in_and_keeps_nobod
                 .is_some_and(|source| source.state == terminated(Refusal::BadTicket))
         })
         .await;
-        consumer.set_ticket(ticket);
+        consumer.set_ticket(ticket).expect("a ticket");
         eventually(SOON, "it is refused", async || refused(&alice, "bad_ticket").await > before)
             .await;
     }
@@ -254,10 +254,10 @@ async fn a_validator_that_panics_or_never_returns_lets_nobody_in_and_keeps_nobod
         *state == terminated(Refusal::BadTicket)
     })
     .await;
-    consumer.set_ticket("good");
+    consumer.set_ticket("good").expect("a ticket");
     subscribed(&producer, 1).await;
     // One that is in goes on while the new one hangs, and is heard again after it.
-    consumer.set_ticket("never");
+    consumer.set_ticket("never").expect("a ticket");
     send(&producer, 0..10).await;
     receives(&mut consumer, 0..10).await;
     eventually(SOON, "it is looked at", async || hanging.load(Ordering::Relaxed) == 2).await;

@@ -127,7 +127,8 @@ async fn datagrams_arrive_and_those_that_do_not_are_counted() {
     let seen = source(&consumer, alice.id()).expect("it is known");
     assert_eq!(seen.channel, Some(Channel::Datagram));
     assert!(seen.items >= got, "{seen:?}");
-    assert!(seen.items + seen.missed <= n - first, "{seen:?}, {n} sent");
+    // Those lost before the first one that came are counted too.
+    assert!(seen.items + seen.missed <= n, "{seen:?}, {n} sent");
     assert!(seen.items + seen.missed > highest - first, "{seen:?}, {highest} came last");
     assert!(got > 50, "{got} of {n} came");
     let [ref fed] = producer.consumers()[..] else { panic!("{:?}", producer.consumers()) };

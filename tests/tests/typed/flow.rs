@@ -1,5 +1,6 @@
 //! What is sent arrives, once and in its order, and nobody is sent more than he can take.
 
+use futures_util::SinkExt as _;
 use kinfolk::{Limits, TrySendError};
 use kinfolk_tests::support::node::quick_limits;
 use kinfolk_tests::support::wait::within;
@@ -166,5 +167,32 @@ async fn an_item_of_a_megabyte_arrives_whole() {
         within(SOON, "room", producer.send(&long)).await.expect("sent");
         assert_eq!(item(&mut consumer).await.2, long);
     }
+    over([alice, bob]).await;
+}
+
+/// Of any length.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+struct Text(String);
+
+impl kinfolk::Item for Text {
+    const SCHEMA: kinfolk::Schema = kinfolk::Schema::new("text", 1);
+}
+
+#[tokio::test]
+async fn a_sink_takes_others_after_an_item_that_cannot_be_sent() {
+    let (alice, bob) = pair().await;
+    let producer = alice.producer::<Text>("texts").item_max(100).await.expect("a producer");
+    let mut consumer = bob.consumer::<Text>("texts").await.expect("a consumer");
+    within(SOON, "a subscriber", producer.when_subscribed(1)).await.expect("it is up");
+    let mut sink = producer.into_sink();
+    let long = Text("x".repeat(200));
+    sink.send(long).await.expect_err("it is too long");
+    for text in ["a", "b"] {
+        sink.send(Text(text.to_owned())).await.expect("sent");
+        let received = within(SOON, "a text", consumer.recv()).await;
+        let Some(kinfolk::Received::Item { item, .. }) = received else { panic!("{received:?}") };
+        assert_eq!(item, Text(text.to_owned()));
+    }
+    drop(sink);
     over([alice, bob]).await;
 }

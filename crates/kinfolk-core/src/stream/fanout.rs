@@ -534,7 +534,7 @@ impl Fanout {
 
     /// The subscriber that is furthest behind of those that are too far behind for another item; nobody if there is room.
     pub fn holding_up(&mut self) -> Option<SubscriberId> {
-        if !self.is_full(to_u64(self.limits.item_max)) {
+        if !self.is_full(to_u64(self.limits.item_max.saturating_add(HEAD_BYTES))) {
             return None;
         }
         let places = self.subscribers.iter().filter(|(_, subscriber)| !subscriber.is_over);

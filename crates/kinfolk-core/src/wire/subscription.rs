@@ -89,7 +89,7 @@ pub enum ConsumerFrame {
         /// The ticket, at most [`TICKET_MAX`] bytes.
         ticket: Vec<u8>,
     },
-    /// The consumer's app took all items up to and with this one.
+    /// The consumer's app took all items below this number.
     Taken {
         /// The number of the item.
         through: u64,

@@ -175,7 +175,7 @@ impl Drop for ConsumerState {
     fn drop(&mut self) {
         if self.inlet.clear_actor(self.me.get_id()) {
             for receiving in self.receivers.values() {
-                self.inlet.source(&receiving.peer, |source| {
+                self.inlet.known(&receiving.peer, |source| {
                     source.state = SourceState::Connecting;
                     source.connected_since = None;
                 });
@@ -288,7 +288,7 @@ impl ConsumerState {
     }
 
     fn note_error(&self, peer: &EndpointId, reason: Arc<str>) {
-        self.inlet.source(peer, |source| source.last_error = Some(reason));
+        self.inlet.known(peer, |source| source.last_error = Some(reason));
     }
 
     async fn accepted(&mut self, attempt: Attempt, accepted: Accepted) {
@@ -429,7 +429,7 @@ impl ConsumerState {
             let stream = self.inlet.terms.name.clone();
             self.context.emit(NodeEvent::SourceDown { stream, peer, reason: end.clone() });
         }
-        let resume = self.inlet.source(&peer, |source| source.resume);
+        let resume = self.inlet.known(&peer, |source| source.resume).flatten();
         // A newer ticket may have come too late for this subscription: the next one presents it.
         let is_old = *self.inlet.ticket().borrow() != ticket;
         self.input(match end {

@@ -10,12 +10,13 @@ use bytes::Bytes;
 use futures_util::Stream;
 use iroh::EndpointId;
 use kinfolk_core::stream::{SourceState, StreamName};
-use kinfolk_core::wire::subscription::Channel;
+use kinfolk_core::wire::subscription::{Channel, TICKET_MAX};
 use tokio::sync::mpsc;
 
 use crate::context::Context;
 use crate::error::NodeClosed;
 use crate::node::terminal::Terminal;
+use crate::streams::consumer::builder::ConsumerError;
 use crate::streams::consumer::inlet::{Batch, Content, Flow, Inlet};
 use crate::streams::item::Item;
 
@@ -201,8 +202,17 @@ impl<T: Item> Consumer<T> {
     }
 
     /// Presents this ticket from now on, at once to those who are subscribed to already: to be called before the last one expires.
-    pub fn set_ticket(&self, ticket: impl Into<Bytes>) {
-        self.inlet.set_ticket(ticket.into());
+    ///
+    /// # Errors
+    ///
+    /// If it is too long; then the last one stays.
+    pub fn set_ticket(&self, ticket: impl Into<Bytes>) -> Result<(), ConsumerError> {
+        let ticket = ticket.into();
+        if ticket.len() > TICKET_MAX {
+            return Err(ConsumerError::TicketTooLong(ticket.len()));
+        }
+        self.inlet.set_ticket(ticket);
+        Ok(())
     }
 }
 

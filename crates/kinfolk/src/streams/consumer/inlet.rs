@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -84,6 +84,8 @@ pub(crate) struct Flow {
     consumer: ActorRef<ConsumerMessage>,
     /// Nothing of it is wanted any more.
     is_spoilt: AtomicBool,
+    /// Epoch and first item of a producer that sends datagrams, once it has said that it does.
+    pub(crate) datagrams: OnceLock<(u64, u64)>,
     /// The app has read all items below this number.
     taken: AtomicU64,
     pub(crate) took: Notify,
@@ -148,6 +150,7 @@ impl Flow {
             numbers,
             consumer,
             is_spoilt: AtomicBool::new(false),
+            datagrams: OnceLock::new(),
             taken: AtomicU64::new(0),
             took: Notify::new(),
         })
@@ -249,10 +252,26 @@ impl Inlet {
             Source { resume, ..Source::new() }
         });
         let result = change(source);
+        self.count_online(known);
+        result
+    }
+
+    /// The same for a source that is still one.
+    pub(crate) fn known<R>(
+        &self,
+        peer: &EndpointId,
+        change: impl FnOnce(&mut Source) -> R,
+    ) -> Option<R> {
+        let mut sources = lock(&self.sources);
+        let result = sources.known.get_mut(peer.as_bytes()).map(change);
+        self.count_online(&sources.known);
+        result
+    }
+
+    fn count_online(&self, known: &BTreeMap<[u8; EndpointId::LENGTH], Source>) {
         let online = known.values().filter(|source| source.state == SourceState::Connected);
         let online = online.count();
         self.online.send_if_modified(|known| std::mem::replace(known, online) != online);
-        result
     }
 
     /// Of no source is known any more what it does; how far the app is with each stays.
@@ -273,6 +292,7 @@ impl Inlet {
         if sources.left.len() > LEFT_MAX {
             sources.left.pop_front();
         }
+        self.count_online(&sources.known);
     }
 
     pub(crate) fn sources(&self) -> Vec<(EndpointId, Source)> {

@@ -33,7 +33,7 @@ use crate::streams::consumer::actor::ConsumerMessage;
 use crate::streams::consumer::inlet::{Batch, Content, Flow, Inlet};
 use crate::supervision::OwnedTask;
 
-/// What a gap takes of the room for items that wait: about what it costs in memory.
+/// What a part that waits takes of the room beside its bytes: about what it costs in memory.
 const GAP_ROOM: usize = 128;
 
 /// Bytes asked of QUIC at once, at first.
@@ -327,7 +327,12 @@ fn begin(arguments: &ReceiverArguments, accepted: &Accepted) -> Result<bool, Ent
     };
     let batch = content.map(|content| Batch { flow: Arc::clone(flow), content, _room: None });
     let resume = Resume { epoch: accepted.epoch, next: accepted.next };
-    Ok(inlet.advance(flow, resume, batch))
+    let is_current = inlet.advance(flow, resume, batch);
+    if accepted.channel == Channel::Datagram {
+        // It is the first time that this flow begins.
+        let _ = flow.datagrams.set((accepted.epoch, accepted.next));
+    }
+    Ok(is_current)
 }
 
 /// Puts what was read into the inlet, once it has room.
@@ -342,7 +347,8 @@ async fn deliver(
     let (content, room) = match read {
         Read::Items { first, count, bytes: items } => {
             let length = items.len();
-            let room = inlet.room(length).await.ok_or(ReceiverEnd::Cut)?;
+            // What comes in many small parts costs more than its bytes.
+            let room = inlet.room(length.saturating_add(GAP_ROOM)).await.ok_or(ReceiverEnd::Cut)?;
             numbers.items.fetch_add(u64::from(count), Ordering::Relaxed);
             let bytes = u64::try_from(length).unwrap_or(u64::MAX);
             numbers.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -374,24 +380,25 @@ fn follow_datagrams(
     // The numbers below this one have come or are lost, as far as anybody knows.
     let mut next = None;
     recv.link().follow_datagrams(context, id, move |number, bytes| {
-        let after = number.saturating_add(1);
         let numbers = &flow.numbers;
-        match next {
-            Some(expected) if number >= expected => {
-                numbers.missed.fetch_add(number.saturating_sub(expected), Ordering::Relaxed);
-                next = Some(after);
-            }
-            // It was overtaken, and counted as missed.
-            Some(_) => {
-                let less = |missed: u64| Some(missed.saturating_sub(1));
-                let _ = numbers.missed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-            }
-            None => next = Some(after),
-        }
-        if !inlet.is_current(&flow) {
+        // A producer that sends no datagrams, or has not answered, has no business to send any.
+        let Some((epoch, first)) = flow.datagrams.get().copied() else { return false };
+        if bytes.len() > inlet.terms.item_max || !inlet.is_current(&flow) {
             return false;
         }
-        let Some(room) = inlet.try_room(bytes.len()) else {
+        let expected = next.unwrap_or(first);
+        if number >= expected {
+            numbers.missed.fetch_add(number.saturating_sub(expected), Ordering::Relaxed);
+        } else {
+            // It was overtaken, and counted as missed.
+            let less = |missed: u64| Some(missed.saturating_sub(1));
+            let _ = numbers.missed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        }
+        let after = number.saturating_add(1).max(expected);
+        next = Some(after);
+        let resume = Resume { epoch, next: after };
+        let Some(room) = inlet.try_room(bytes.len().saturating_add(GAP_ROOM)) else {
+            inlet.advance(&flow, resume, None);
             numbers.missed.fetch_add(1, Ordering::Relaxed);
             return false;
         };
@@ -399,8 +406,8 @@ fn follow_datagrams(
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         numbers.bytes.fetch_add(length, Ordering::Relaxed);
         let content = Content::Datagram(number, bytes);
-        inlet.put(Batch { flow: Arc::clone(&flow), content, _room: Some(room) });
-        true
+        let batch = Batch { flow: Arc::clone(&flow), content, _room: Some(room) };
+        inlet.advance(&flow, resume, Some(batch))
     })
 }
 

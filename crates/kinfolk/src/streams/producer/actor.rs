@@ -421,10 +421,9 @@ impl ProducerState {
         debug!(peer = %incoming.peer.fmt_short(), refusal = refusal.name(), "subscription refused");
         self.context.counters.count(Family::SubscriptionRefused, refusal.name());
         let patience = self.context.limits.header_deadline;
-        let telling = async move {
-            feed::refuse(incoming, refusal, patience).await;
-            drop(place);
-        };
+        // How long it takes to hear that is its own affair.
+        drop(place);
+        let telling = feed::refuse(incoming, refusal, patience);
         let here = here!(self.context, Point::ProducerRefuses);
         let task = OwnedTask::spawn(&self.me, here, telling, ProducerMessage::TaskPanicked);
         self.errands.push(task);

@@ -135,7 +135,8 @@ impl<T: Item> ProducerBuilder<T> {
         self
     }
 
-    /// How many bytes of items are kept: by so much a consumer may be behind, and one that comes back within so much misses nothing. The default is 1 MiB.
+    /// How many bytes of items are kept: by so much a consumer may be behind, and one that comes back within so much misses nothing. The default is 1 MiB. The latest items of keys
+    /// come on top, at most [`ProducerBuilder::keys_max`] times [`ProducerBuilder::item_max`].
     pub fn keep_bytes(mut self, bytes: u64) -> Self {
         self.limits.bytes = bytes;
         self

@@ -333,7 +333,14 @@ async fn finish(
     patience: Duration,
 ) -> FeedEnd {
     let delivers = matches!(end, StreamEnd::Finished | StreamEnd::ShuttingDown);
-    seat.outlet.hurry(seat.id);
+    let patience = if delivers {
+        seat.outlet.hurry(seat.id);
+        patience
+    } else {
+        // Whoever is cut off holds up nobody meanwhile.
+        seat.outlet.give_up(seat.id);
+        Duration::ZERO
+    };
     let ending = async {
         loop {
             while !writing.is_done() {

@@ -3,16 +3,19 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures_util::Sink;
+use futures_util::future::BoxFuture;
 use iroh::EndpointId;
 use kinfolk_core::stream::{AppendError, StreamName, SubscriberId};
 use kinfolk_core::wire::subscription::{HEAD_BYTES, StreamEnd};
 use thiserror::Error;
 
-use crate::context::Context;
+use crate::context::Context as NodeContext;
 use crate::streams::item::Item;
 use crate::streams::producer::outlet::{NotSent, Outlet, Sent, Subscribed};
 
@@ -90,7 +93,7 @@ pub struct Producer<T> {
 }
 
 struct Shared<T> {
-    context: Arc<Context>,
+    context: Arc<NodeContext>,
     outlet: Arc<Outlet>,
     key: Option<Box<KeyOf<T>>>,
     _items: PhantomData<fn(T)>,
@@ -118,7 +121,7 @@ impl<T> Drop for Shared<T> {
 
 impl<T: Item> Producer<T> {
     pub(crate) fn new(
-        context: Arc<Context>,
+        context: Arc<NodeContext>,
         outlet: Arc<Outlet>,
         key: Option<Box<KeyOf<T>>>,
     ) -> Self {
@@ -189,15 +192,13 @@ impl<T: Item> Producer<T> {
         }
     }
 
-    /// The same as a sink. What it was given is sent by its next poll; flushed means sent, not delivered.
-    pub fn into_sink(self) -> impl Sink<T, Error = SendError> + Send
+    /// The same as a sink, for this and no other handle. It takes the next item once the last one is sent; an item that cannot be sent is an error of the next poll, and the
+    /// sink takes others after it. Flushed and closed mean sent, not delivered; closed, the sink can still be used.
+    pub fn into_sink(self) -> ProducerSink<T>
     where
         T: Sync,
     {
-        futures_util::sink::unfold(self, |producer, item: T| async move {
-            producer.send(&item).await?;
-            Ok(producer)
-        })
+        ProducerSink { producer: self, sending: None }
     }
 
     fn encode(&self, item: &T) -> Result<Encoded, SendError> {
@@ -268,6 +269,56 @@ impl<T: Item> Producer<T> {
             _ = subscribers.wait_for(BTreeMap::is_empty) => {}
             _ = context.closed() => {}
         }
+    }
+}
+
+/// A producer as a [`Sink`]; made by [`Producer::into_sink`].
+#[must_use = "a sink sends nothing by itself"]
+pub struct ProducerSink<T> {
+    producer: Producer<T>,
+    sending: Option<BoxFuture<'static, Result<(), SendError>>>,
+}
+
+impl<T> std::fmt::Debug for ProducerSink<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProducerSink").field("producer", &self.producer).finish_non_exhaustive()
+    }
+}
+
+impl<T> ProducerSink<T> {
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        let Some(sending) = &mut self.sending else { return Poll::Ready(Ok(())) };
+        let sent = ready!(sending.as_mut().poll(cx));
+        self.sending = None;
+        Poll::Ready(sent)
+    }
+}
+
+impl<T: Item + Sync> Sink<T> for ProducerSink<T> {
+    type Error = SendError;
+
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        self.poll_sent(cx)
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, item: T) -> Result<(), SendError> {
+        let (producer, before) = (self.producer.clone(), self.sending.take());
+        self.sending = Some(Box::pin(async move {
+            // There is one only if nobody has waited until the sink was ready.
+            if let Some(before) = before {
+                before.await?;
+            }
+            producer.send(&item).await.map(|_| ())
+        }));
+        Ok(())
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        self.poll_sent(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        self.poll_sent(cx)
     }
 }
 

@@ -131,12 +131,13 @@ impl Outlet {
 
     /// Puts an item in: room for its head, and the item.
     pub(crate) fn put(&self, entry: &mut Vec<u8>, key: Option<&[u8]>) -> Result<Sent, NotSent> {
+        let mut fanout = lock(&self.fanout);
+        // Under the lock: what is taken before the end is delivered before it.
         if self.has_ended.load(Ordering::Acquire)
             && let Some(end) = self.ended()
         {
             return Err(NotSent::Ended(end));
         }
-        let mut fanout = lock(&self.fanout);
         let appended = match fanout.append(entry, key) {
             Ok(appended) => appended,
             Err(AppendError::Full) => return Ok(Sent::Full),
@@ -217,6 +218,12 @@ impl Outlet {
         taken
     }
 
+    /// A subscriber gets nothing more.
+    pub(crate) fn give_up(&self, id: SubscriberId) {
+        lock(&self.fanout).give_up(id);
+        self.make_room();
+    }
+
     /// A subscriber is to get what there is, since nothing comes after.
     pub(crate) fn hurry(&self, id: SubscriberId) {
         lock(&self.fanout).hurry(id);
@@ -270,6 +277,7 @@ impl Outlet {
 
     /// Ends the producer; the first reason stays.
     pub(crate) fn end(&self, end: StreamEnd) {
+        let fanout = lock(&self.fanout);
         self.end.send_if_modified(|ended| {
             let is_first = ended.is_none();
             if is_first {
@@ -278,6 +286,7 @@ impl Outlet {
             is_first
         });
         self.has_ended.store(true, Ordering::Release);
+        drop(fanout);
         self.more.notify_waiters();
         self.room.notify_waiters();
         // An actor that is away learns it when it is back.
