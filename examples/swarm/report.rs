@@ -133,8 +133,8 @@ pub async fn tree(
     let root = node.actor().get_cell();
     // Actors have no names. They start in this order, and none of this node was restarted.
     let parts = children(&root);
-    let [manager, accept, discovery] = parts.as_slice() else {
-        return Err(format!("a node was to have three parts, this one has {}", parts.len()).into());
+    let [manager, accept, discovery, streams] = parts.as_slice() else {
+        return Err(format!("a node was to have four parts, this one has {}", parts.len()).into());
     };
     let sessions = children(manager);
     let mut lines = vec![
@@ -160,17 +160,18 @@ pub async fn tree(
         lines.push(format!("  │   └── … {more} more"));
     }
     lines.push(format!("  ├── Accept  actor {}", accept.get_id()));
-    lines.push(format!("  └── Discovery  actor {}", discovery.get_id()));
+    lines.push(format!("  ├── Discovery  actor {}", discovery.get_id()));
     let parts = children(discovery);
     let walkers = Limits::default().walkers;
     for walker in parts.iter().take(walkers) {
-        lines.push(format!("      ├── Walker  actor {}", walker.get_id()));
+        lines.push(format!("  │   ├── Walker  actor {}", walker.get_id()));
     }
     for announcer in parts.iter().skip(walkers).take(1) {
-        lines.push(format!("      ├── Announcer  actor {}", announcer.get_id()));
+        lines.push(format!("  │   ├── Announcer  actor {}", announcer.get_id()));
     }
     let exchanges = parts.len().saturating_sub(walkers + 1);
-    lines.push(format!("      └── {exchanges} exchanges under way"));
+    lines.push(format!("  │   └── {exchanges} exchanges under way"));
+    lines.push(format!("  └── Streams  actor {}", streams.get_id()));
     if sessions.len() != peers.len() {
         lines.push(format!("  ({} of these sessions are not live)", sessions.len() - peers.len()));
     }
