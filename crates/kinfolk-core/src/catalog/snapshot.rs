@@ -14,15 +14,15 @@ use crate::record::{Offer, Record, Topic};
 /// The bytes of an id: a key that has a smallest and a largest value.
 type IdBytes = [u8; 32];
 
-/// The first bytes of an id, as a number in the same order: they tell most ids apart, and lie where others need a look at
-/// the record.
+/// The first bytes of an id, as a number in the same order: they tell ids apart, and lie where others need a look at the record. Eight, since
+/// whoever makes ids can have as many as he likes begin with the same four, and those that begin alike are looked through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Prefix(u32);
+struct Prefix(u64);
 
 impl Prefix {
     fn of(id: &IdBytes) -> Self {
-        let [first, second, third, fourth, ..] = *id;
-        Self(u32::from_be_bytes([first, second, third, fourth]))
+        let [a, b, c, d, e, f, g, h, ..] = *id;
+        Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
     }
 
     /// The smallest id that begins so.
