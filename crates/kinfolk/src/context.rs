@@ -31,7 +31,7 @@ use crate::discovery::own::Own;
 use crate::discovery::records::Records;
 use crate::error::NodeClosed;
 use crate::events::NodeEvent;
-use crate::feed::Feed;
+use crate::listeners::Listeners;
 use crate::metrics::{Counters, Family};
 use crate::monitor::Monitors;
 use crate::node::terminal::Terminal;
@@ -52,7 +52,7 @@ pub(crate) struct Context {
     pub(crate) limits: Limits,
     pub(crate) counters: Counters,
     /// `None` once the node has ended, so that whoever listens gets to the end.
-    events: Mutex<Option<Feed<NodeEvent>>>,
+    events: Mutex<Option<Listeners<NodeEvent>>>,
     pub(crate) monitors: Monitors,
     pub(crate) services: Services,
     pub(crate) directory: Directory,
@@ -144,7 +144,7 @@ impl Context {
             id,
             network,
             counters: Counters::default(),
-            events: Mutex::new(Some(Feed::new(limits.events))),
+            events: Mutex::new(Some(Listeners::new(limits.events))),
             monitors: Monitors::default(),
             services: Services::default(),
             directory: Directory::default(),
@@ -193,7 +193,7 @@ impl Context {
 
     /// What happens from now on; `None` once the node has ended.
     pub(crate) fn subscribe(&self) -> Option<broadcast::Receiver<NodeEvent>> {
-        lock(&self.events).as_ref().map(Feed::subscribe)
+        lock(&self.events).as_ref().map(Listeners::subscribe)
     }
 
     /// Lets timers be made by a caller that is not on a tokio runtime: they are then of the node's.
@@ -381,6 +381,23 @@ impl Context {
             let _ = self.tell_manager(PeerManagerMessage::AddressNews(peer));
         }
         Ok(())
+    }
+
+    /// Removes addresses that the app gave, these or all.
+    pub(crate) fn unconfigure(&self, peer: &EndpointId, addresses: Option<&EndpointAddr>) -> usize {
+        let removed = {
+            let book = &mut lock(&self.retained).book;
+            match addresses {
+                None => book.unconfigure(peer, None),
+                Some(addresses) => addresses
+                    .addrs
+                    .iter()
+                    .map(|address| book.unconfigure(peer, Some(address)))
+                    .fold(0, usize::saturating_add),
+            }
+        };
+        self.note_configured(*peer);
+        removed
     }
 
     /// Takes addresses that came along with an intent. Where the app has given as many as the book keeps, they are kept like learned

@@ -90,7 +90,7 @@ mod events;
 mod fault;
 #[cfg(feature = "fault-injection")]
 pub mod fault;
-mod feed;
+mod listeners;
 mod local_only;
 mod metrics;
 mod monitor;

@@ -227,7 +227,9 @@ impl<T: Item> Node<T> {
 
 /// Which child has the keys around this one.
 fn child_of<T: Item>(children: &[Child<T>], key: &T::Key) -> usize {
-    children.partition_point(|child| child.from <= *key).saturating_sub(1)
+    // The first one has all keys below the second's, whatever it says that it begins at.
+    let others = children.get(1..).unwrap_or_default();
+    others.partition_point(|child| child.from <= *key)
 }
 
 /// Cuts off the right half if there are too many.

@@ -644,7 +644,7 @@ fn config() -> Config {
         ..HyparviewConfig::default()
     };
     let broadcast = PlumtreeConfig {
-        // Some round trips around the world, and one: with less, payloads are asked for that are on their way (guesses).
+        // A round trip around the world: with less, payloads are asked for that are on their way; with more, newcomers wait (guesses).
         graft_timeout_1: Duration::from_millis(300),
         graft_timeout_2: Duration::from_millis(300),
         // Promises are put together for this long.

@@ -441,8 +441,11 @@ impl AnnouncerState {
     fn part_with(&mut self, stream: Stream, code: Code) {
         self.ending.retain(|([writer, _], _)| !writer.is_over());
         let Stream { frames, link, cut, tasks: [writer, reader], written, .. } = stream;
-        // A Discovery that is gone takes this announcer with it.
-        let _ = self.context.tell_discovery(DiscoveryMessage::ErrandOver(link));
+        // Of one that the peer dialled nobody need hear: peers end streams as often as they like.
+        if link.is_errand() {
+            // A Discovery that is gone takes this announcer with it.
+            let _ = self.context.tell_discovery(DiscoveryMessage::ErrandOver(link));
+        }
         // Before its frames end, or the writer would take it for a clean end.
         if code != Code::Ok {
             cut.send_replace(Some(code));

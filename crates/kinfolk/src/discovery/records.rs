@@ -26,7 +26,7 @@ use crate::discovery::manager::DiscoveryMessage;
 use crate::discovery::pending::{Added, Pending};
 use crate::error::{OfferError, TopicError};
 use crate::events::NodeEvent;
-use crate::feed::Feed;
+use crate::listeners::Listeners;
 use crate::metrics::{DiscoveryMetrics, Family};
 use crate::peers::manager::PeerManagerMessage;
 use crate::supervision::lock;
@@ -46,7 +46,7 @@ pub(crate) struct Records {
     known: Mutex<Known>,
     /// When the catalog has something to do by itself.
     due: watch::Sender<Option<Instant>>,
-    changes: Feed<Change>,
+    changes: Listeners<Change>,
     /// Peers with new addresses, for the PeerManager.
     pub(crate) moved: Pending<[u8; EndpointId::LENGTH]>,
     /// Peers that came into the catalog, or were reached again after they had been missed, for the announcer.
@@ -88,7 +88,7 @@ impl Records {
                 shares: BTreeMap::new(),
             }),
             due: watch::Sender::new(None),
-            changes: Feed::new(CHANGES),
+            changes: Listeners::new(CHANGES),
             moved: Pending::new(PENDING_MAX),
             met: Pending::new(PENDING_MAX),
             found: Pending::new(PENDING_MAX),

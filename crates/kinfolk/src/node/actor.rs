@@ -26,7 +26,7 @@ use kinfolk_core::intensity::{Intensity, Verdict};
 use kinfolk_core::intent::Failure;
 use kinfolk_core::peer_link::Why;
 use kinfolk_core::peer_table::PeerSummary;
-use kinfolk_core::record::{Offer, Topic};
+use kinfolk_core::record::Topic;
 use kinfolk_core::wire::StreamMode;
 use ractor::{ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::{Semaphore, broadcast, watch};
@@ -54,7 +54,7 @@ use crate::protocol::open::{self, Options, Peer};
 use crate::protocol::service::Service;
 use crate::protocol::stream::{RecvStream, SendStream};
 use crate::streams::manager::{Streams, StreamsArguments, StreamsMessage};
-use crate::supervision::{ChildEnd, Lost, OwnedTask, Pulse, Restarts, child_end, lock, panic_text};
+use crate::supervision::{ChildEnd, Lost, OwnedTask, Pulse, Restarts, child_end, panic_text};
 
 /// Largest request or answer that may travel in a message; larger ones belong on a stream or in [`Node::call`](crate::Node::call).
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -668,63 +668,5 @@ impl RootState {
         let _ =
             tokio::join!(closing, tokio::time::timeout(STORE_CLOSE, self.context.close_store()));
         self.context.end(Terminal::Shutdown);
-    }
-}
-
-impl Context {
-    /// Takes a protocol into service.
-    pub(crate) fn serve(&self, protocol: ProtocolName, service: Service) -> Result<(), ServeError> {
-        let limits = &self.limits;
-        let counters = self.counters.protocol(&protocol, limits.protocols);
-        let offer = service.is_offered.then(|| Offer::protocol(&protocol));
-        if let Some(offer) = offer {
-            self.make_offer(offer)?;
-        }
-        let added = self.services.add(
-            protocol,
-            service,
-            limits.protocol_concurrency,
-            limits.protocols,
-            counters,
-        );
-        match (offer, &added) {
-            // Said only now that whoever hears of it is served.
-            (Some(_), Ok(())) => self.renew_own(),
-            (Some(offer), Err(_)) => self.withdraw_offer(offer),
-            (None, _) => {}
-        }
-        added
-    }
-
-    /// Takes a protocol out of service, and its offer back; whether it was in service.
-    pub(crate) fn unserve(&self, protocol: &ProtocolName) -> bool {
-        let Some(removed) = self.services.remove(protocol) else { return false };
-        if removed.service.is_offered {
-            self.withdraw_offer(Offer::protocol(protocol));
-        }
-        true
-    }
-
-    /// Takes one of the library's own protocols into service, in the place of what served it before.
-    pub(crate) fn serve_own(&self, protocol: ProtocolName, service: Service) {
-        let counters = self.counters.protocol(&protocol, self.limits.protocols);
-        self.services.replace_own(protocol, service, counters);
-    }
-
-    /// Removes addresses that the app gave, these or all.
-    pub(crate) fn unconfigure(&self, peer: &EndpointId, addresses: Option<&EndpointAddr>) -> usize {
-        let removed = {
-            let book = &mut lock(&self.retained).book;
-            match addresses {
-                None => book.unconfigure(peer, None),
-                Some(addresses) => addresses
-                    .addrs
-                    .iter()
-                    .map(|address| book.unconfigure(peer, Some(address)))
-                    .fold(0, usize::saturating_add),
-            }
-        };
-        self.note_configured(*peer);
-        removed
     }
 }

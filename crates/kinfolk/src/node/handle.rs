@@ -209,7 +209,7 @@ impl Node {
         ProducerBuilder::new(&self.context, name)
     }
 
-    /// Consumes the stream of this name from all who produce it, now and later: await the builder.
+    /// Consumes the stream of this name from all other nodes that produce it, now and later: await the builder. A producer of this node itself is no source.
     pub fn consumer<T: Item>(&self, name: &str) -> ConsumerBuilder<T> {
         ConsumerBuilder::new(&self.context, name)
     }

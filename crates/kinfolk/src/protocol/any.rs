@@ -52,6 +52,7 @@ pub(crate) async fn call_any(
         deadline: options.deadline_from(context, started),
         search: Search::default(),
         last: None,
+        sought_at: None,
     };
     // In a box, as it is large and rarely polled.
     let result = Box::pin(call.run()).await;
@@ -81,6 +82,8 @@ struct AnyCall<'a> {
     search: Search,
     /// How the last attempt failed.
     last: Option<OpenError>,
+    /// When the walkers were last told to look around.
+    sought_at: Option<Instant>,
 }
 
 /// An attempt under way: whom it asks, and what came of it.
@@ -117,14 +120,14 @@ impl<'a> AnyCall<'a> {
                         impatient_at = now.checked_add(left.div_f64(2.0)).unwrap_or(self.deadline);
                         continue;
                     }
+                    Choice::Pause(at) => (wake, is_waiting) = (wake.min(at), true),
                     // Nobody is left to be asked beside those that were, unless another one appears.
                     _ if !attempts.is_empty() => is_waiting = true,
-                    Choice::Pause(at) => (wake, is_waiting) = (wake.min(at), true),
                     // Nobody will ever be heard of.
                     Choice::Wait if !self.context.discovers => return Err(self.given_up()),
                     Choice::Wait => {
                         is_waiting = true;
-                        let _ = self.context.tell_discovery(DiscoveryMessage::Sought);
+                        self.seek(now);
                     }
                     Choice::GiveUp => return Err(self.given_up()),
                 }
@@ -146,13 +149,26 @@ impl<'a> AnyCall<'a> {
                 biased;
                 Some((id, result)) = attempts.next() => match result {
                     Ok(response) => return Ok(response),
-                    Err(failed) => self.failed(&id, failed)?,
+                    Err(failed) => {
+                        self.failed(&id, failed)?;
+                        // Whoever was asked beside others and is of no use is replaced at once.
+                        impatient_at = Instant::now();
+                    }
                 },
                 _ = changes.recv(), if is_waiting => {}
                 end = self.context.closed() => return Err(OpenError::Closed(NodeClosed(end))),
                 // Attempts end at the deadline by themselves, and know the cause.
                 () = sleeping, if attempts.is_empty() || wake < self.deadline => {}
             }
+        }
+    }
+
+    /// Has the walkers look around, not more often than is looked here: the catalog may change at any rate.
+    fn seek(&mut self, now: Instant) {
+        let is_soon = |at: Instant| now.saturating_duration_since(at) < LOOK_AGAIN;
+        if !self.sought_at.is_some_and(is_soon) {
+            self.sought_at = Some(now);
+            let _ = self.context.tell_discovery(DiscoveryMessage::Sought);
         }
     }
 

@@ -180,6 +180,7 @@ pub(crate) async fn open(
 ) -> Result<(SendStream, RecvStream), OpenError> {
     let mut ask = Ask::new(context, peer.id, &options);
     ask.is_own = protocol.is_reserved();
+    ask.is_counted = !ask.is_own;
     let result = async {
         peer.configure(context)?;
         ask.open(&protocol, mode).await
@@ -230,6 +231,8 @@ pub(crate) async fn call_stream(
     options: Options,
 ) -> Result<RecvStream, OpenError> {
     let mut ask = Ask::new(context, peer.id, &options);
+    ask.deadline =
+        options.total_from(Instant::now()).map_or(ask.deadline, |at| ask.deadline.min(at));
     let result = async {
         peer.configure(context)?;
         match ask.request(&protocol, StreamMode::CallStream, request).await? {
@@ -264,7 +267,7 @@ impl Attempt<'_> {
         let mut ask = Ask::new(context, peer, self.options);
         ask.deadline = self.deadline;
         ask.reach_by = Some(self.reach_by);
-        ask.is_own = true;
+        ask.is_counted = false;
         let result = ask.call(self.protocol, self.request).await;
         ask.end(&result);
         result.map_err(|error| (error, !ask.sent.load(Ordering::Relaxed)))
@@ -289,8 +292,10 @@ struct Ask<'a> {
     waiting: bool,
     /// Whether the peer was told who this node is.
     introduced: bool,
-    /// Whether the node asks for itself: outcomes are counted for the app's asks alone.
+    /// Whether the node asks for itself.
     is_own: bool,
+    /// Whether its outcome is one of the app's asks, and not of a part of one.
+    is_counted: bool,
     ended: bool,
 }
 
@@ -324,6 +329,7 @@ impl<'a> Ask<'a> {
             waiting: false,
             introduced: false,
             is_own: false,
+            is_counted: true,
             ended: false,
         }
     }
@@ -334,7 +340,7 @@ impl<'a> Ask<'a> {
     }
 
     fn count(&self, outcome: &Outcome) {
-        if !self.is_own {
+        if self.is_counted {
             self.context.counters.outcome(outcome);
         }
     }
@@ -607,7 +613,12 @@ impl<'a> Ask<'a> {
             Next::End(Outcome::Refused(Code::Banned)) if self.context.is_banned(&self.peer) => {
                 Err(OpenError::Banned)
             }
-            Next::End(outcome) => Err(OpenError::from_outcome(outcome, None)),
+            Next::End(outcome) => {
+                if matches!(outcome, Outcome::Refused(code) if code.never_served()) {
+                    self.sent.store(false, Ordering::Relaxed);
+                }
+                Err(OpenError::from_outcome(outcome, None))
+            }
         }
     }
 }

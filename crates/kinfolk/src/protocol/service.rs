@@ -13,12 +13,13 @@ use futures_util::stream::{self, Stream, StreamExt};
 use iroh::EndpointId;
 use kinfolk_core::code::Code;
 use kinfolk_core::id::ProtocolName;
-use kinfolk_core::record::Record;
+use kinfolk_core::record::{Offer, Record};
 use kinfolk_core::wire::header::StreamMode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::context::Context;
 use crate::error::{HandlerError, ServeError};
 use crate::metrics::ProtocolCounters;
 use crate::protocol::respond::Bodies;
@@ -365,5 +366,46 @@ impl Services {
     /// What was served; to be dropped without any lock, as above.
     pub(crate) fn remove(&self, protocol: &ProtocolName) -> Option<Arc<Registered>> {
         write(&self.0).remove(protocol)
+    }
+}
+
+impl Context {
+    /// Takes a protocol into service.
+    pub(crate) fn serve(&self, protocol: ProtocolName, service: Service) -> Result<(), ServeError> {
+        let limits = &self.limits;
+        let counters = self.counters.protocol(&protocol, limits.protocols);
+        let offer = service.is_offered.then(|| Offer::protocol(&protocol));
+        if let Some(offer) = offer {
+            self.make_offer(offer)?;
+        }
+        let added = self.services.add(
+            protocol,
+            service,
+            limits.protocol_concurrency,
+            limits.protocols,
+            counters,
+        );
+        match (offer, &added) {
+            // Said only now that whoever hears of it is served.
+            (Some(_), Ok(())) => self.renew_own(),
+            (Some(offer), Err(_)) => self.withdraw_offer(offer),
+            (None, _) => {}
+        }
+        added
+    }
+
+    /// Takes a protocol out of service, and its offer back; whether it was in service.
+    pub(crate) fn unserve(&self, protocol: &ProtocolName) -> bool {
+        let Some(removed) = self.services.remove(protocol) else { return false };
+        if removed.service.is_offered {
+            self.withdraw_offer(Offer::protocol(protocol));
+        }
+        true
+    }
+
+    /// Takes one of the library's own protocols into service, in the place of what served it before.
+    pub(crate) fn serve_own(&self, protocol: ProtocolName, service: Service) {
+        let counters = self.counters.protocol(&protocol, self.limits.protocols);
+        self.services.replace_own(protocol, service, counters);
     }
 }

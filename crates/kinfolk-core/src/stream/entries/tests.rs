@@ -278,7 +278,7 @@ proptest! {
 
 /// Prints how fast heads are looked at and items taken apart; run in release, it fails below what is promised.
 #[test]
-#[ignore = "measures, and needs a release build and an idle core"]
+#[ignore = "a measurement that wants release and an idle core: the command is in docs/testing.md"]
 fn thirty_million_items_of_64_bytes_are_read_in_a_second() {
     const COUNT: u32 = 4_000_000;
     let wire = item(&[7; 64]).repeat(1024);

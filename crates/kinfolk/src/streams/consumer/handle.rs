@@ -77,6 +77,9 @@ pub struct SourceStatus {
 /// It follows the catalog: sources that come are subscribed to, and those that are lost again and again until they are back. It is a [`Stream`] too. While the app does not read, sources are not
 /// read either once [`ConsumerBuilder::buffer`](crate::ConsumerBuilder::buffer) bytes wait; what then becomes of items is for each producer to say.
 /// Dropped, it is unsubscribed everywhere.
+///
+/// What waits unread in QUIC counts against what this node lets one peer send on all its streams ([`Limits::connection_window`](crate::Limits::connection_window)): by default seven subscriptions to one
+/// peer that nobody reads hold up everything else from it. Of datagrams, what was lost shows in [`SourceStatus::missed`] and in no gap while the link lives.
 #[must_use = "a consumer that is dropped receives nothing"]
 pub struct Consumer<T> {
     context: Arc<Context>,

@@ -1,4 +1,4 @@
-//! Feed: news for any number of listeners, without the memory for it while nobody has ever listened.
+//! Listeners: news for any number of listeners, without the memory for it while nobody has ever listened.
 //!
 //! It is tokio's broadcast channel, made when the first one subscribes: the channel holds room for all that it keeps from the start on, which
 //! for the events of a node alone is 180 KiB, and most nodes have nobody who follows them. What is told before is for nobody.
@@ -7,15 +7,15 @@ use std::sync::OnceLock;
 
 use tokio::sync::broadcast;
 
-/// The feed; see the module page.
+/// See the module page.
 #[derive(Debug)]
-pub(crate) struct Feed<T> {
+pub(crate) struct Listeners<T> {
     /// So much is kept for a listener who is slow.
     kept: usize,
     sender: OnceLock<broadcast::Sender<T>>,
 }
 
-impl<T: Clone> Feed<T> {
+impl<T: Clone> Listeners<T> {
     pub(crate) const fn new(kept: usize) -> Self {
         Self { kept, sender: OnceLock::new() }
     }
@@ -39,33 +39,33 @@ mod tests {
 
     #[test]
     fn a_listener_hears_what_is_told_after_it_came_and_no_more() {
-        let feed = Feed::new(2);
-        feed.tell(1);
-        let mut listener = feed.subscribe();
-        feed.tell(2);
-        let mut late = feed.subscribe();
-        feed.tell(3);
+        let listeners = Listeners::new(2);
+        listeners.tell(1);
+        let mut listener = listeners.subscribe();
+        listeners.tell(2);
+        let mut late = listeners.subscribe();
+        listeners.tell(3);
         assert_eq!([listener.try_recv(), listener.try_recv()], [Ok(2), Ok(3)]);
         assert_eq!(late.try_recv(), Ok(3));
         assert!(listener.try_recv().is_err());
     }
 
     #[test]
-    fn a_feed_that_is_gone_ends_its_listeners() {
-        let feed = Feed::new(2);
-        let mut listener = feed.subscribe();
-        feed.tell(1);
-        drop(feed);
+    fn whoever_listens_hears_the_end() {
+        let listeners = Listeners::new(2);
+        let mut listener = listeners.subscribe();
+        listeners.tell(1);
+        drop(listeners);
         assert_eq!(listener.try_recv(), Ok(1));
         assert_eq!(listener.try_recv(), Err(broadcast::error::TryRecvError::Closed));
     }
 
     #[test]
-    fn a_feed_makes_no_channel_before_somebody_listens() {
-        let feed = Feed::new(2);
-        feed.tell(1);
-        assert!(feed.sender.get().is_none());
-        let _listener = feed.subscribe();
-        assert!(feed.sender.get().is_some());
+    fn there_is_no_channel_before_somebody_listens() {
+        let listeners = Listeners::new(2);
+        listeners.tell(1);
+        assert!(listeners.sender.get().is_none());
+        let _listener = listeners.subscribe();
+        assert!(listeners.sender.get().is_some());
     }
 }
