@@ -17,6 +17,7 @@
 )]
 
 mod arrangement;
+mod bare;
 mod child;
 mod idle;
 mod node;

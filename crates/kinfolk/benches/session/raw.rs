@@ -1,21 +1,16 @@
 //! iroh alone, as an app would use it: a task per connection, a task per stream.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use iroh::endpoint::{
-    Connection, IdleTimeout, QuicTransportConfig, RecvStream, SendStream, VarInt, presets,
-};
-use iroh::{Endpoint, EndpointAddr, RelayMode};
-use kinfolk::Limits;
+use iroh::endpoint::{Connection, RecvStream, SendStream, VarInt};
+use iroh::{Endpoint, EndpointAddr};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use crate::bare::{self, ALPN};
 use crate::side::{CHUNK, SMALL, Side};
-
-const ALPN: &[u8] = b"raw/1";
 
 /// How long a closed connection is left to end before the next is opened.
 pub const SETTLE: Duration = Duration::from_millis(10);
@@ -45,21 +40,6 @@ impl NetworkThread {
     }
 }
 
-/// The same as the node sets (`transport` in `node/builder.rs`).
-fn transport(limits: &Limits) -> QuicTransportConfig {
-    QuicTransportConfig::builder()
-        .max_concurrent_bidi_streams(VarInt::from_u32(limits.streams_per_peer))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .datagram_receive_buffer_size(None)
-        .stream_receive_window(VarInt::from_u32(limits.stream_window))
-        .receive_window(VarInt::from_u32(limits.connection_window))
-        .send_window(limits.send_window)
-        .max_idle_timeout(IdleTimeout::try_from(limits.idle_timeout).ok())
-        .keep_alive_interval(limits.keep_alive)
-        .default_path_keep_alive_interval(limits.keep_alive)
-        .build()
-}
-
 /// Runs the future on the network's thread if there is one.
 async fn on<T, F>(network: &Option<NetworkThread>, future: F) -> T
 where
@@ -74,20 +54,7 @@ where
 
 /// An endpoint on a free port of loopback.
 pub async fn bind(network: &Option<NetworkThread>) -> Endpoint {
-    on(network, async {
-        let here: SocketAddr = ([127, 0, 0, 1], 0).into();
-        Endpoint::builder(presets::Minimal)
-            .alpns(vec![ALPN.to_vec()])
-            .relay_mode(RelayMode::Disabled)
-            .transport_config(transport(&Limits::default()))
-            .clear_ip_transports()
-            .bind_addr(here)
-            .unwrap()
-            .bind()
-            .await
-            .unwrap()
-    })
-    .await
+    on(network, bare::bind()).await
 }
 
 /// An endpoint that serves whoever connects; its loop keeps the thread until the endpoint is closed.

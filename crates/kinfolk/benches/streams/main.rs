@@ -16,6 +16,8 @@
     reason = "a benchmark may fail this way"
 )]
 
+#[path = "../session/bare.rs"]
+mod bare;
 mod blob;
 mod memory;
 mod raw;

@@ -1,19 +1,14 @@
 //! iroh alone, as an app would use it: items behind their lengths on one stream per consumer, buffered at both ends.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use iroh::endpoint::{
-    Connection, IdleTimeout, QuicTransportConfig, RecvStream, SendStream, VarInt, presets,
-};
-use iroh::{Endpoint, RelayMode};
-use kinfolk::Limits;
+use iroh::Endpoint;
+use iroh::endpoint::{Connection, RecvStream, SendStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
 use tokio::sync::mpsc;
 
+use crate::bare::{ALPN, bind};
 use crate::blob::Blob;
-
-const ALPN: &[u8] = b"raw/1";
 
 /// What both ends buffer.
 const BUFFER: usize = 64 * 1024;
@@ -22,36 +17,6 @@ const BUFFER: usize = 64 * 1024;
 const ITEMS: u8 = 1;
 const ECHO: u8 = 2;
 const FIRST: u8 = 3;
-
-/// The same as the node sets (`transport` in `node/builder.rs`).
-fn transport(limits: &Limits) -> QuicTransportConfig {
-    QuicTransportConfig::builder()
-        .max_concurrent_bidi_streams(VarInt::from_u32(limits.streams_per_peer + 1))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .datagram_receive_buffer_size(Some(limits.datagram_buffer))
-        .datagram_send_buffer_size(limits.datagram_buffer)
-        .stream_receive_window(VarInt::from_u32(limits.stream_window))
-        .receive_window(VarInt::from_u32(limits.connection_window))
-        .send_window(limits.send_window)
-        .max_idle_timeout(IdleTimeout::try_from(limits.idle_timeout).ok())
-        .keep_alive_interval(limits.keep_alive)
-        .default_path_keep_alive_interval(limits.keep_alive)
-        .build()
-}
-
-async fn bind() -> Endpoint {
-    let here: SocketAddr = ([127, 0, 0, 1], 0).into();
-    Endpoint::builder(presets::Minimal)
-        .alpns(vec![ALPN.to_vec()])
-        .relay_mode(RelayMode::Disabled)
-        .transport_config(transport(&Limits::default()))
-        .clear_ip_transports()
-        .bind_addr(here)
-        .unwrap()
-        .bind()
-        .await
-        .unwrap()
-}
 
 /// Both ends.
 pub struct Raw {
