@@ -144,7 +144,7 @@ impl Couple {
     async fn strangers(keys: (u8, u8), seed: u64) -> Self {
         // Any link proves the peer reachable, so that no round waits out a backoff.
         let meet = |limits: &mut Limits| {
-            limits.stable_after = ms(1);
+            limits.stable_after = Duration::from_nanos(1);
             // A welcome that is lost three times in a row takes two seconds. A link that is given up for that leaves it open, rightly, whether a call was run.
             let patient = Limits::default();
             limits.dial_deadline = patient.dial_deadline;
