@@ -7,12 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures_util::FutureExt;
 use kinfolk_core::code::Code;
-use kinfolk_core::stream::{Piece, Take};
+use kinfolk_core::stream::Take;
 use kinfolk_core::wire::subscription::{
-    Accepted, Answered, Channel, ConsumerFrame, ControlEntry, Refusal, SUBSCRIBE_MAX, StreamEnd,
+    Accepted, Answered, Channel, ConsumerFrame, Refusal, SUBSCRIBE_MAX, StreamEnd,
 };
 use kinfolk_core::wire::{Extensions, FrameError, frame};
 use ractor::{ActorProcessingErr, ActorRef};
@@ -26,13 +26,11 @@ use crate::fault::Point;
 use crate::fault::here;
 use crate::local_only::local_only;
 use crate::protocol::service::Incoming;
-use crate::protocol::stream::{RecvStream, SendStream};
+use crate::protocol::stream::RecvStream;
 use crate::streams::producer::actor::ProducerMessage;
+use crate::streams::producer::line::Line;
 use crate::streams::producer::outlet::Seat;
 use crate::supervision::OwnedTask;
-
-/// Bytes taken from the outlet at once: what is taken is the subscriber's, whether or not its stream has room for it.
-const BUDGET: usize = 64 * 1024;
 
 /// Writes that found room before the feed looks for what else there is.
 const IN_A_ROW: u32 = 16;
@@ -205,7 +203,7 @@ pub(crate) async fn refuse(mut incoming: Incoming, refusal: Refusal, patience: D
 async fn feed(arguments: FeedArguments) -> FeedEnd {
     let FeedArguments { context, producer, seat, next, subscription, incoming, .. } = arguments;
     let (mut frames, mut ending, looked) = (arguments.frames, arguments.ending, arguments.looked);
-    let Incoming { mut send, mut recv, .. } = incoming;
+    let Incoming { send, mut recv, .. } = incoming;
     let channel = seat.outlet.channel();
     let (epoch, extensions) = (seat.outlet.epoch, Extensions::none());
     let accepted = Accepted { channel, epoch, next, extensions };
@@ -213,7 +211,7 @@ async fn feed(arguments: FeedArguments) -> FeedEnd {
         Ok(answer) => answer,
         Err(error) => return FeedEnd::Failed(error.to_string().into()),
     };
-    let mut writing = Writing::new(answer.into());
+    let mut line = Line::new(send, answer.into());
     let mut listening = Listening::Frames;
     let drain = context.limits.drain_deadline;
     let mut scatters = channel == Channel::Datagram;
@@ -221,9 +219,9 @@ async fn feed(arguments: FeedArguments) -> FeedEnd {
     loop {
         let end = *ending.borrow_and_update();
         if let Some(end) = end {
-            return finish(writing, &seat, send, recv, end, drain).await;
+            return finish(line, &seat, recv, end, drain).await;
         }
-        let looks = writing.is_done();
+        let looks = line.is_done();
         if looks && std::mem::take(&mut scatters) {
             // Not before the consumer knows what to make of them.
             seat.scatter_to(Arc::clone(recv.link()), subscription);
@@ -232,16 +230,19 @@ async fn feed(arguments: FeedArguments) -> FeedEnd {
         tokio::pin!(told);
         // Registered before the look, so that nothing in between is missed.
         told.as_mut().enable();
-        let is_over =
-            if looks { writing.fill(&seat) == Take::Over } else { seat.outlet.is_over(seat.id) };
+        let is_over = if looks {
+            line.fill(|budget, pieces| seat.take(budget, pieces)) == Take::Over
+        } else {
+            seat.outlet.is_over(seat.id)
+        };
         if is_over {
             let end = StreamEnd::TooSlow;
-            return finish(writing, &seat, send, recv, end, Duration::ZERO).await;
+            return finish(line, &seat, recv, end, Duration::ZERO).await;
         }
         // As long as there is room for what there is, nothing else is waited for; but now and then it is looked for.
-        if !writing.is_done() && in_a_row < IN_A_ROW {
+        if !line.is_done() && in_a_row < IN_A_ROW {
             in_a_row = in_a_row.saturating_add(1);
-            match writing.write(&mut send).now_or_never() {
+            match line.write().now_or_never() {
                 Some(Ok(())) => {
                     tokio::task::coop::consume_budget().await;
                     continue;
@@ -251,59 +252,85 @@ async fn feed(arguments: FeedArguments) -> FeedEnd {
                 None if looks => continue,
                 None => {}
             }
-        } else if looks && !writing.is_done() {
+        } else if looks && !line.is_done() {
             continue;
         }
         in_a_row = 0;
-        tokio::select! {
+        let mut writing = if line.is_done() {
+            seat.rest(line);
+            None
+        } else {
+            Some(line)
+        };
+        let news = tokio::select! {
             biased;
-            changed = ending.changed() => {
-                if changed.is_err() {
+            changed = ending.changed() => News::Ending(changed.is_ok()),
+            frame = frames.next(&mut recv), if listening == Listening::Frames => News::Frame(frame),
+            () = looked.notified(), if listening == Listening::Ticket => News::Looked,
+            written = write(&mut writing) => News::Written(written),
+            () = told => News::Told,
+        };
+        // A line at rest is where it was left.
+        let Some(resumed) = writing.or_else(|| seat.resume()) else {
+            return FeedEnd::Failed("its stream is gone".into());
+        };
+        line = resumed;
+        match news {
+            News::Ending(true) | News::Told | News::Written(Ok(())) => {}
+            News::Ending(false) => return FeedEnd::Failed("its producer is gone".into()),
+            News::Looked => listening = Listening::Frames,
+            News::Written(Err(error)) => return lost(error),
+            News::Frame(Ok(ConsumerFrame::Taken { through })) => {
+                seat.outlet.taken(seat.id, through);
+            }
+            News::Frame(Ok(ConsumerFrame::Renew { ticket })) => {
+                // One at a time: what else the consumer says waits in QUIC.
+                listening = Listening::Ticket;
+                let presented = ProducerMessage::Presented(seat.id, ticket.into());
+                if producer.send_message(presented).is_err() {
                     return FeedEnd::Failed("its producer is gone".into());
                 }
             }
-            frame = frames.next(&mut recv), if listening == Listening::Frames => {
-                match frame {
-                    Ok(ConsumerFrame::Taken { through }) => seat.outlet.taken(seat.id, through),
-                    Ok(ConsumerFrame::Renew { ticket }) => {
-                        // One at a time: what else the consumer says waits in QUIC.
-                        listening = Listening::Ticket;
-                        let presented = ProducerMessage::Presented(seat.id, ticket.into());
-                        if producer.send_message(presented).is_err() {
-                            return FeedEnd::Failed("its producer is gone".into());
-                        }
-                    }
-                    Ok(ConsumerFrame::Subscribe(_)) => {
-                        send.reset(Code::Violation);
-                        recv.stop(Code::Violation);
-                        return FeedEnd::misbehaved(&"it subscribed twice on one stream");
-                    }
-                    Err(NoFrame::End) => {
-                        // It wants nothing more: what is on its way is of no use to it.
-                        send.reset(Code::Ok);
-                        return FeedEnd::Left;
-                    }
-                    Err(NoFrame::Lost(StreamError::Reset(Code::Ok | Code::Cancelled))) => {
-                        return FeedEnd::Left;
-                    }
-                    Err(NoFrame::Lost(error)) => return FeedEnd::Lost(error),
-                    Err(NoFrame::Broken(error)) => {
-                        send.reset(error.code());
-                        recv.stop(error.code());
-                        return FeedEnd::misbehaved(&error);
-                    }
-                }
+            News::Frame(Ok(ConsumerFrame::Subscribe(_))) => {
+                line.send.reset(Code::Violation);
+                recv.stop(Code::Violation);
+                return FeedEnd::misbehaved(&"it subscribed twice on one stream");
             }
-            () = looked.notified(), if listening == Listening::Ticket => {
-                listening = Listening::Frames;
+            News::Frame(Err(NoFrame::End)) => {
+                // It wants nothing more: what is on its way is of no use to it.
+                line.send.reset(Code::Ok);
+                return FeedEnd::Left;
             }
-            written = writing.write(&mut send), if !writing.is_done() => {
-                if let Err(error) = written {
-                    return lost(error);
-                }
+            News::Frame(Err(NoFrame::Lost(StreamError::Reset(Code::Ok | Code::Cancelled)))) => {
+                return FeedEnd::Left;
             }
-            () = told => {}
+            News::Frame(Err(NoFrame::Lost(error))) => return FeedEnd::Lost(error),
+            News::Frame(Err(NoFrame::Broken(error))) => {
+                line.send.reset(error.code());
+                recv.stop(error.code());
+                return FeedEnd::misbehaved(&error);
+            }
         }
+    }
+}
+
+/// What a feed has waited for.
+enum News {
+    /// It is to end, or its producer is gone.
+    Ending(bool),
+    Frame(Result<ConsumerFrame, NoFrame>),
+    /// The ticket was looked at.
+    Looked,
+    Written(Result<(), StreamError>),
+    /// There is more, or the subscriber gets nothing more.
+    Told,
+}
+
+/// Writes on a line that is not at rest. Cancel safe.
+async fn write(line: &mut Option<Line>) -> Result<(), StreamError> {
+    match line {
+        Some(line) => line.write().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -325,9 +352,8 @@ fn lost(error: StreamError) -> FeedEnd {
 
 /// Says why the subscription ends: behind all items if that is what the end is, otherwise behind those that have begun to go out.
 async fn finish(
-    mut writing: Writing,
+    mut line: Line,
     seat: &Seat,
-    mut send: SendStream,
     mut recv: RecvStream,
     end: StreamEnd,
     patience: Duration,
@@ -343,22 +369,22 @@ async fn finish(
     };
     let ending = async {
         loop {
-            while !writing.is_done() {
-                writing.write(&mut send).await.map_err(lost)?;
+            while !line.is_done() {
+                line.write().await.map_err(lost)?;
             }
-            if !delivers || writing.is_over {
+            if !delivers || line.is_over() {
                 break;
             }
-            if writing.fill(seat) != Take::Pieces {
+            if line.fill(|budget, pieces| seat.take(budget, pieces)) != Take::Pieces {
                 break;
             }
         }
-        writing.end(end);
-        while !writing.is_done() {
-            writing.write(&mut send).await.map_err(lost)?;
+        line.end(end);
+        while !line.is_done() {
+            line.write().await.map_err(lost)?;
         }
-        let _ = send.finish();
-        send.acknowledged().await.map_err(lost)
+        let _ = line.send.finish();
+        line.send.acknowledged().await.map_err(lost)
     };
     let ended = tokio::time::timeout(patience.max(LAST_WORD), ending).await;
     let (ended, code) = match ended {
@@ -367,58 +393,10 @@ async fn finish(
         Err(_) if delivers => (FeedEnd::Late, Code::DrainDeadline),
         Err(_) => (FeedEnd::Ended(end), Code::DeadlineExceeded),
     };
-    send.reset(code);
+    line.send.reset(code);
     recv.stop(code);
     ended
 }
 
 /// How long a consumer that is cut off has to take the reason: it may be no further than what is on its way.
 pub(crate) const LAST_WORD: Duration = Duration::from_secs(1);
-
-/// What goes out next.
-#[derive(Debug)]
-struct Writing {
-    /// What is written, in its order; the first `done` of them are out.
-    chunks: Vec<Bytes>,
-    done: usize,
-    pieces: Vec<Piece>,
-    is_over: bool,
-}
-
-impl Writing {
-    fn new(first: Bytes) -> Self {
-        Self { chunks: vec![first], done: 0, pieces: Vec::new(), is_over: false }
-    }
-
-    fn is_done(&self) -> bool {
-        self.done >= self.chunks.len()
-    }
-
-    /// Takes from the outlet what is next. Only when all is out.
-    fn fill(&mut self, seat: &Seat) -> Take {
-        self.chunks.clear();
-        self.done = 0;
-        let taken = seat.outlet.take(seat.id, BUDGET, &mut self.pieces);
-        for piece in self.pieces.drain(..) {
-            self.chunks.push(match piece {
-                Piece::Items { bytes, .. } => bytes,
-                Piece::Missed(missed) => ControlEntry::Gap { missed }.encode().into(),
-                Piece::Superseded(superseded) => ControlEntry::Skip { superseded }.encode().into(),
-            });
-        }
-        taken
-    }
-
-    fn end(&mut self, end: StreamEnd) {
-        self.chunks.push(ControlEntry::End(end).encode().into());
-        self.is_over = true;
-    }
-
-    /// Writes as much as finds room. Cancel safe.
-    async fn write(&mut self, send: &mut SendStream) -> Result<(), StreamError> {
-        let rest = self.chunks.get_mut(self.done..).unwrap_or_default();
-        let written = send.write_chunks(rest).await?;
-        self.done = self.done.saturating_add(written);
-        Ok(())
-    }
-}

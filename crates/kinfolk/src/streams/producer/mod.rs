@@ -4,4 +4,5 @@ pub(crate) mod actor;
 pub(crate) mod builder;
 pub(crate) mod feed;
 pub(crate) mod handle;
+mod line;
 pub(crate) mod outlet;
