@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use iroh::endpoint::{Connection, RecvStream, SendStream};
-use kinfolk::{Code, Incarnation, NetworkId, Node, ProtocolName};
+use kinfolk::{Code, EndpointAddr, Incarnation, NetworkId, Node, ProtocolName};
 use kinfolk_core::wire::{
     CONTROL_MAX, Control, Extensions, Goodbye, Hello, LENGTH_BYTES, MINOR, StreamHeader,
     StreamMode, frame,
@@ -77,7 +77,15 @@ pub async fn knock(
     node: &Node,
     hello: Hello,
 ) -> (Connection, SendStream, RecvStream) {
-    let connection = stranger.connect(node.addr(), &alpn()).await.expect("the node is up");
+    knock_at(stranger, node.addr(), hello).await
+}
+
+async fn knock_at(
+    stranger: &Stranger,
+    addr: EndpointAddr,
+    hello: Hello,
+) -> (Connection, SendStream, RecvStream) {
+    let connection = stranger.connect(addr, &alpn()).await.expect("the node is up");
     let hello = bytes(&Control::Hello(hello));
     let (send, receive) = say(&connection, &hello).await.expect("the node listens");
     (connection, send, receive)
@@ -116,7 +124,15 @@ impl Guest {
     /// # Panics
     /// When the node does not welcome it.
     pub async fn enter(stranger: &Stranger, node: &Node, hello: Hello) -> Self {
-        let (connection, send, mut receive) = knock(stranger, node, hello).await;
+        Self::enter_at(stranger, node.addr(), hello).await
+    }
+
+    /// The same with a node at this address, which may be in another process.
+    ///
+    /// # Panics
+    /// When the node does not welcome it.
+    pub async fn enter_at(stranger: &Stranger, addr: EndpointAddr, hello: Hello) -> Self {
+        let (connection, send, mut receive) = knock_at(stranger, addr, hello).await;
         let welcome = hear(&mut receive).await;
         let reason = connection.close_reason();
         assert!(matches!(welcome, Some(Control::Welcome(_))), "{welcome:?}, {reason:?}");

@@ -85,6 +85,30 @@ async fn a_source_that_was_not_wanted_for_a_while_brings_nothing_twice() {
 }
 
 #[tokio::test]
+async fn a_source_that_is_none_any_more_when_its_consumer_is_back_does_not_stay_queued() {
+    let (alice, dave, faults) = two(limits()).await;
+    let is_wanted = Arc::new(AtomicBool::new(true));
+    let producer = dave.producer(NAME).await.expect("a producer");
+    let wanted = Arc::clone(&is_wanted);
+    let consumer = alice.consumer(NAME).from(move |_| wanted.load(Ordering::Relaxed));
+    let mut consumer = consumer.await.expect("a consumer");
+    within(SOON, "a source", consumer.when_online(1)).await.expect("up");
+    producer.send(&Number(0)).await.expect("sent");
+    assert_eq!(next(&mut consumer).await, (0, 0));
+    // Nobody says so before the consumer fails, and none of its later lives hears of it.
+    is_wanted.store(false, Ordering::Relaxed);
+    faults.arm(Point::ConsumerPulse, Crash::Error);
+    within(SOON, "the strike", faults.struck(Point::ConsumerPulse)).await;
+    eventually(SOON, "it is no source", async || consumer.sources().is_empty()).await;
+    producer.send(&Number(1)).await.expect("sent");
+    is_wanted.store(true, Ordering::Relaxed);
+    dave.join_topic(Topic::from_name("b")).expect("room for it");
+    assert_eq!(next(&mut consumer).await, (1, 1), "it goes on where it was");
+    drop((producer, consumer));
+    over([alice, dave]).await;
+}
+
+#[tokio::test]
 async fn a_receiver_that_never_asks_is_killed_after_its_deadlines_and_the_source_is_asked_again() {
     let mut limits = limits();
     limits.intent_deadline = Duration::from_millis(100);

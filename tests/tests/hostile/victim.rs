@@ -11,10 +11,10 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use kinfolk::{EndpointAddr, EndpointId, Limits, Metrics, Node, Rate, Service};
-use kinfolk_core::wire::{Control, Hello};
-use kinfolk_tests::support::guest::{Guest, alpn, bytes, hear};
+use kinfolk_core::wire::Hello;
+use kinfolk_tests::support::guest::Guest;
 use kinfolk_tests::support::node::{builder, quick_limits, real_addr, serving};
-use kinfolk_tests::support::stranger::{Stranger, say};
+use kinfolk_tests::support::stranger::Stranger;
 use kinfolk_tests::support::wait::{eventually, resident_bytes, within};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -173,14 +173,9 @@ impl Victim {
         last
     }
 
-    /// As [`Guest::enter`].
+    /// As [`Guest::enter_at`].
     pub(crate) async fn welcomes(&self, stranger: &Stranger, hello: Hello) -> Guest {
-        let connection = stranger.connect(self.addr.clone(), &alpn()).await.expect("it is up");
-        let hello = bytes(&Control::Hello(hello));
-        let (send, mut receive) = say(&connection, &hello).await.expect("the node listens");
-        let welcome = hear(&mut receive).await;
-        assert!(matches!(welcome, Some(Control::Welcome(_))), "{welcome:?}");
-        Guest { connection, send, receive }
+        Guest::enter_at(stranger, self.addr.clone(), hello).await
     }
 }
 

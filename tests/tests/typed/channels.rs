@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kinfolk::{AppendError, Channel, Received, SendError};
+use kinfolk::{AppendError, Channel, Consumer, KeyError, Producer, Received, SendError};
 use kinfolk_tests::support::wait::within;
 
 use crate::scene::{
-    SOON, TICKS, Tick, consumer, item, kibi, over, pair, produced, source, subscribed, tick, tight,
+    SOON, TICKS, Tick, apart, consumer, exactly, item, kibi, over, pair, produced, receives, send,
+    source, subscribed, tick, tight,
 };
 
 const KEYS: u64 = 4;
@@ -70,6 +71,52 @@ async fn what_a_stream_of_state_held_at_its_end_is_delivered() {
     let finishing = tokio::spawn(producer.finish());
     while item(&mut consumer).await.2.n != 499 {}
     within(SOON, "the end", finishing).await.expect("it finishes");
+    over([alice, bob]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_lost_link_the_newest_state_of_each_key_arrives_and_what_it_superseded_is_counted()
+{
+    let (alice, bob, network) = apart().await;
+    let state = alice.producer(TICKS).latest(|tick: &Tick| tick.n % KEYS);
+    let producer = produced(state).await;
+    let mut consumer = consumer(&bob).await;
+    subscribed(&producer, 1).await;
+    send(&producer, 0..KEYS).await;
+    receives(&mut consumer, 0..KEYS).await;
+    network.partition();
+    exactly(&producer, 0).await;
+    let last = 1_000;
+    send(&producer, KEYS..last).await;
+    network.heal();
+    receives(&mut consumer, last - KEYS..last).await;
+    let seen = source(&consumer, alice.id()).expect("it is known");
+    let counts = (seen.items, seen.superseded, seen.missed, seen.reconnects);
+    assert_eq!(counts, (2 * KEYS, last - 2 * KEYS, 0, 1));
+    over([alice, bob]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn state_of_more_bytes_than_a_producer_keeps_is_refused_and_the_rest_goes_on() {
+    let (alice, bob) = pair().await;
+    let state = alice.producer(TICKS).item_max(2 * 1024).keys_bytes(16 * 1024);
+    let producer = produced(state.latest(|tick: &Tick| tick.n)).await;
+    let mut consumer = consumer(&bob).await;
+    subscribed(&producer, 1).await;
+    let full = Err(SendError::Refused(AppendError::Key(KeyError::NoRoom(16 * 1024))));
+    let mut n = 0;
+    let refused = loop {
+        let sent = producer.send(&kibi(n)).await;
+        if sent != Ok(n) {
+            break sent;
+        }
+        n += 1;
+        assert!(n < 17, "all is kept");
+    };
+    assert_eq!((refused, n), (full, 13));
+    // A newer one of a known key still has room.
+    assert_eq!(producer.send(&kibi(0)).await, Ok(n));
+    while item(&mut consumer).await.1 != n {}
     over([alice, bob]).await;
 }
 
@@ -144,5 +191,82 @@ async fn a_datagram_of_more_than_a_thousand_bytes_is_refused() {
     let refused = producer.send(&long).await;
     let expected = AppendError::TooLarge { length: 1_003, max: 1_000 };
     assert_eq!(refused, Err(SendError::Refused(expected)));
+    over([alice, bob]).await;
+}
+
+/// Sends ticks from this number on until one with at least the number `until` has come; the number of the next one. All that came is put behind `got`.
+async fn reach(
+    producer: &Producer<Tick>,
+    consumer: &mut Consumer<Tick>,
+    mut n: u64,
+    until: u64,
+    got: &mut Vec<Received<Tick>>,
+) -> u64 {
+    within(SOON, "datagrams", async {
+        loop {
+            producer.send(&tick(n)).await.expect("sent");
+            n += 1;
+            let soon = tokio::time::timeout(Duration::from_millis(10), consumer.recv());
+            if let Ok(received) = soon.await {
+                got.push(received.expect("the node is up"));
+            }
+            if matches!(got.last(), Some(Received::Item { number, .. }) if *number >= until) {
+                return n;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn datagrams_go_on_after_a_lost_link_and_each_is_received_or_counted_once() {
+    let (alice, bob, network) = apart().await;
+    let producer = produced(alice.producer(TICKS).datagrams()).await;
+    let mut consumer = consumer(&bob).await;
+    subscribed(&producer, 1).await;
+    let mut got = Vec::new();
+    let sent = reach(&producer, &mut consumer, 0, 50, &mut got).await;
+    network.partition();
+    exactly(&producer, 0).await;
+    send(&producer, sent..sent + 100).await;
+    network.heal();
+    subscribed(&producer, 1).await;
+    let sent = sent + 100;
+    let last = reach(&producer, &mut consumer, sent, sent + 50, &mut got).await;
+    // What is still on its way comes now or not at all; what came is counted before it is read.
+    let mut seen = source(&consumer, alice.id()).expect("it is known");
+    within(SOON, "all that came", async {
+        let items = |got: &[Received<Tick>]| {
+            got.iter().filter(|received| matches!(received, Received::Item { .. })).count()
+        };
+        while u64::try_from(items(&got)) != Ok(seen.items) {
+            got.push(consumer.recv().await.expect("the node is up"));
+            seen = source(&consumer, alice.id()).expect("it is known");
+        }
+    })
+    .await;
+    let gap = got.iter().position(|received| matches!(received, Received::Gap { .. }));
+    let gap = gap.expect("what was sent meanwhile is lost");
+    let numbers = |got: &[Received<Tick>]| -> Vec<u64> {
+        let number = |received: &Received<Tick>| match received {
+            Received::Item { number, item, .. } => {
+                assert_eq!(*number, item.n);
+                *number
+            }
+            other => panic!("{other:?}"),
+        };
+        got.iter().map(number).collect()
+    };
+    let (before, after) = (numbers(&got[..gap]), numbers(&got[gap + 1..]));
+    let highest = *before.iter().max().expect("some came");
+    assert!(after.iter().all(|number| *number >= sent), "{after:?} from {sent} on");
+    let lost = sent - highest - 1;
+    assert!(matches!(got[gap], Received::Gap { missed, .. } if missed == lost), "{:?}", got[gap]);
+    let mut once = [before, after].concat();
+    let highest = *once.iter().max().expect("some came");
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!(u64::try_from(once.len()), Ok(seen.items), "none comes twice");
+    assert_eq!((seen.items + seen.missed, seen.reconnects), (highest + 1, 1), "{last} were sent");
     over([alice, bob]).await;
 }

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use iroh::endpoint::{RecvStream, SendStream};
 use kinfolk::{
-    Consumer, NetworkId, Node, Offer, Refusal, SourceState, SourceStatus, StreamName, Termination,
+    Consumer, EndpointAddr, NetworkId, Node, Offer, Received, Refusal, SourceState, SourceStatus,
+    StreamName, Termination,
 };
 use kinfolk_core::record::{Draft, Record, Seq};
 use kinfolk_core::stream::Schema;
@@ -21,40 +22,61 @@ use kinfolk_tests::support::teller::{exchange, lore, wall_clock};
 use kinfolk_tests::support::wait::{eventually, within};
 
 use crate::scene::{
-    SOON, TICKS, Tick, alone, consumer, from, kibi, online, over, produced, producer, receives,
-    send, small, source, subscribed,
+    SOON, TICKS, Tick, alone, consumer, discovering, from, kibi, narrow, online, over, produced,
+    producer, receives, send, small, source, subscribed,
 };
 
 fn name() -> StreamName {
     StreamName::new(TICKS).expect("a name")
 }
 
-/// The record of the stranger with this key, which says that it produces [`TICKS`].
-fn offering(key: u8) -> Record {
+/// The record of the stranger with this key, of this number, which says that it produces [`TICKS`].
+fn offering(key: u8, seq: u64) -> Record {
     let key = kinfolk::SecretKey::from_bytes(&[key; 32]);
     let mut draft = Draft::new(NetworkId::from_name(NETWORK));
     draft.add_offer(Offer::stream(&name())).expect("one offer");
-    draft.sign(&key, Seq::new(1), wall_clock()).expect("a small record")
+    draft.sign(&key, Seq::new(seq), wall_clock()).expect("a small record")
 }
 
 /// A stranger that a node takes for a producer.
-struct Producing {
+pub struct Producing {
     stranger: Stranger,
     link: Dialled,
 }
 
 impl Producing {
     async fn at(node: &Node) -> Self {
-        let stranger = Stranger::bind(66).await;
-        let guest = Guest::enter(&stranger, node, hello(1, 0)).await;
-        let told = exchange(&guest, lore(stranger.id(), [offering(66)])).await;
+        Self::of(66, node.addr()).await
+    }
+
+    /// The stranger with this key, at the node with this address.
+    pub async fn of(key: u8, addr: EndpointAddr) -> Self {
+        let stranger = Stranger::bind(key).await;
+        let guest = Guest::enter_at(&stranger, addr, hello(1, 0)).await;
+        let told = exchange(&guest, lore(stranger.id(), [offering(key, 1)])).await;
         assert!(told.is_complete(), "{told:?}");
         let Guest { connection, send, receive } = guest;
         Self { stranger, link: Dialled { connection, send, receive, hello: hello(1, 0) } }
     }
 
+    /// Leaves with a word.
+    pub async fn leaves(self) {
+        self.link.close(kinfolk::Code::Ok);
+        self.stranger.close().await;
+    }
+
+    /// Says again that it produces, in a newer record.
+    async fn renews(self, seq: u64) -> Self {
+        let Self { stranger, link: Dialled { connection, send, receive, hello } } = self;
+        let guest = Guest { connection, send, receive };
+        let told = exchange(&guest, lore(stranger.id(), [offering(66, seq)])).await;
+        assert!(told.is_complete(), "{told:?}");
+        let Guest { connection, send, receive } = guest;
+        Self { stranger, link: Dialled { connection, send, receive, hello } }
+    }
+
     /// The next subscription that the node asks for, its frame read and not answered.
-    async fn asked(&self) -> (Asked, Subscribe) {
+    pub async fn asked(&self) -> (Asked, Subscribe) {
         loop {
             let mut asked = self.link.stream().await;
             if asked.header.protocol == PROTOCOL {
@@ -85,16 +107,21 @@ async fn framed(receive: &mut RecvStream, max: usize) -> Option<Vec<u8>> {
 }
 
 /// The bytes with which a producer accepts.
-fn accepts(next: u64) -> Vec<u8> {
+pub fn accepts(next: u64) -> Vec<u8> {
+    accepts_in(7, next)
+}
+
+/// The same in another life of the producer.
+fn accepts_in(epoch: u64, next: u64) -> Vec<u8> {
     let extensions = Extensions::none();
-    let accepted = Accepted { channel: Channel::Reliable, epoch: 7, next, extensions };
+    let accepted = Accepted { channel: Channel::Reliable, epoch, next, extensions };
     let mut bytes = vec![Answer::Ack.to_byte()];
     bytes.extend(Answered::Accepted(accepted).encode().expect("an answer"));
     bytes
 }
 
 /// An item as it goes on the wire.
-fn entry(item: &[u8]) -> Vec<u8> {
+pub fn entry(item: &[u8]) -> Vec<u8> {
     let mut bytes = item_head(item.len(), 1 << 20).expect("a short one").to_vec();
     bytes.extend_from_slice(item);
     bytes
@@ -134,7 +161,7 @@ async fn from_the_honest(
 ) {
     let mut next = numbers.start;
     while next < numbers.end {
-        if let kinfolk::Received::Item { source, number, .. } = crate::scene::next(consumer).await
+        if let Received::Item { source, number, .. } = crate::scene::next(consumer).await
             && source == honest
         {
             assert_eq!(number, next);
@@ -236,6 +263,81 @@ async fn what_a_producer_says_behind_the_end_reaches_nobody() {
     over([node]).await;
 }
 
+/// An item that is none, as it goes on the wire.
+const POISON: [u8; 7] = [3, 0, 0, 0, 1, 5, 0xff];
+
+async fn poisoned(consumer: &Consumer<Tick>, peer: kinfolk::EndpointId) {
+    let poisoned = SourceState::Terminated(Termination::Poisoned);
+    crate::scene::becomes(consumer, peer, "it is blamed", |state| *state == poisoned).await;
+}
+
+/// The sum of the gaps that come until there are so many missed items.
+async fn misses(consumer: &mut Consumer<Tick>, all: u64) {
+    let mut sum = 0;
+    while sum < all {
+        match crate::scene::next(consumer).await {
+            Received::Gap { missed, .. } => sum += missed,
+            other => panic!("{other:?} after {sum} missed"),
+        }
+    }
+    assert_eq!(sum, all);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_behind_an_item_that_cannot_be_decoded_is_told_once_and_what_follows_goes_on_there()
+ {
+    let mut limits = narrow();
+    limits.streams.subscriptions.forgive_after = Duration::from_millis(100);
+    let node = discovering(1).limits(limits).spawn().await.expect("it starts");
+    let mut consumer = consumer(&node).await;
+    let cheat = Producing::at(&node).await;
+    let id = cheat.stranger.id();
+    let (mut asked, _) = cheat.asked().await;
+    let gap = ControlEntry::Gap { missed: 4 }.encode();
+    let bytes = [accepts(0), ticked(0), POISON.to_vec(), ticked(2), gap, ticked(7)].concat();
+    asked.send.write_all(&bytes).await.expect("the node reads");
+    let counts = |consumer: &Consumer<Tick>| {
+        source(consumer, id).map_or((0, 0), |source| (source.items, source.missed))
+    };
+    // All of it waits for the app before that reads.
+    eventually(SOON, "all is there", async || counts(&consumer) == (4, 4)).await;
+    receives(&mut consumer, 0..1).await;
+    misses(&mut consumer, 7).await;
+    assert_eq!(counts(&consumer), (1, 7));
+    poisoned(&consumer, id).await;
+    let cheat = cheat.renews(2).await;
+    let (mut asked, subscribe) = cheat.asked().await;
+    assert_eq!(subscribe.resume.map(|resume| (resume.epoch, resume.next)), Some((7, 8)));
+    asked.send.write_all(&[accepts(10), ticked(10)].concat()).await.expect("the node reads");
+    misses(&mut consumer, 2).await;
+    receives(&mut consumer, 10..11).await;
+    assert_eq!(counts(&consumer), (2, 9));
+    over([node]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn losses_beyond_all_numbers_are_as_many_as_can_be_counted() {
+    let node = alone(1).await;
+    let mut consumer = consumer(&node).await;
+    let cheat = Producing::at(&node).await;
+    let id = cheat.stranger.id();
+    let missed = u64::MAX - 5;
+    for epoch in [7, 8] {
+        let (mut asked, _) = cheat.asked().await;
+        let lies = ControlEntry::Gap { missed }.encode();
+        let bytes = [accepts_in(epoch, 0), lies].concat();
+        asked.send.write_all(&bytes).await.expect("the node reads");
+        if epoch == 8 {
+            let came = crate::scene::next(&mut consumer).await;
+            assert_eq!(came, Received::Restarted { source: id });
+        }
+        assert_eq!(crate::scene::next(&mut consumer).await, Received::Gap { source: id, missed });
+        asked.send.reset(0_u32.into()).expect("it is open");
+    }
+    assert_eq!(source(&consumer, id).map(|source| source.missed), Some(u64::MAX));
+    over([node]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_item_that_cannot_be_decoded_ends_its_source_and_no_other() {
     let honest = alone(1).await;
@@ -245,14 +347,13 @@ async fn an_item_that_cannot_be_decoded_ends_its_source_and_no_other() {
     subscribed(&producer, 1).await;
     let cheat = Producing::at(&node).await;
     let (mut asked, _) = cheat.asked().await;
-    let bytes = [accepts(0), ticked(0), entry(&[1, 5, 0xff]), ticked(2)].concat();
+    let bytes = [accepts(0), ticked(0), POISON.to_vec(), ticked(2)].concat();
     asked.send.write_all(&bytes).await.expect("the node reads");
     receives(&mut consumer, 0..1).await;
     send(&producer, 0..10).await;
-    receives(&mut consumer, 0..10).await;
+    from_the_honest(&mut consumer, honest.id(), 0..10).await;
     let id = cheat.stranger.id();
-    let poisoned = SourceState::Terminated(Termination::Poisoned);
-    crate::scene::becomes(&consumer, id, "it is blamed", |state| *state == poisoned).await;
+    poisoned(&consumer, id).await;
     assert!(source(&consumer, id).and_then(|source| source.last_error).is_some());
     let metrics = node.metrics().await.expect("it is up");
     assert_eq!(metrics.streams.sources_ended.get("poisoned"), Some(&1));
@@ -323,7 +424,7 @@ async fn datagrams_that_are_for_nobody_or_are_none_are_counted_and_dropped() {
         loop {
             send(&producer, 0..1).await;
             let soon = tokio::time::timeout(Duration::from_millis(50), consumer.recv()).await;
-            if let Ok(Some(kinfolk::Received::Item { source, .. })) = soon {
+            if let Ok(Some(Received::Item { source, .. })) = soon {
                 assert_eq!(source, honest.id());
                 return;
             }
@@ -454,6 +555,44 @@ async fn a_consumer_that_sends_garbage_is_cut_off() {
         metrics.streams.subscriptions_refused.values().sum::<u64>() == 1
     })
     .await;
+    over([node, honest]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_lies_about_what_it_has_taken_gets_no_more_than_its_window_and_harms_nobody()
+ {
+    let (node, honest) = crate::scene::pair().await;
+    let state = node.producer(TICKS).latest(|tick: &Tick| tick.n % 100);
+    let producer = produced(state).await;
+    let mut served = consumer(&honest).await;
+    let cheat = Consuming::at(&node, 77).await;
+    let (mut to_node, mut receive) = cheat.asks(&[subscribe(1)]).await;
+    assert!(matches!(answered(&mut receive).await, Answered::Accepted(_)));
+    subscribed(&producer, 2).await;
+    let lies = [u64::MAX, 0, 1_999, u64::MAX - 1, 5, 5];
+    let lies = lies.map(|through| ConsumerFrame::Taken { through }.encode().expect("a frame"));
+    let lying = tokio::spawn(async move {
+        for _ in 0..500 {
+            to_node.write_all(&lies.concat()).await.expect("the node reads");
+        }
+        to_node
+    });
+    for n in 0..2_000 {
+        producer.send(&kibi(n)).await.expect("sent");
+    }
+    let mut newest = std::collections::BTreeMap::new();
+    while newest.get(&99) != Some(&1_999) {
+        let (_, _, item) = crate::scene::item(&mut served).await;
+        newest.insert(item.n % 100, item.n);
+    }
+    assert!(newest.into_values().eq(1_900..2_000), "the honest one has the newest of each key");
+    let _to_node = within(SOON, "all lies are read", lying).await.expect("it runs");
+    // It reads nothing: what it was given is its window, and what was taken out at once beyond it.
+    let fed = producer.consumers();
+    let liar = fed.iter().find(|fed| fed.peer != honest.id()).expect("nobody blames it");
+    assert!(liar.bytes < 256 * 1024, "{liar:?}");
+    assert_eq!(ended(&node, "misbehaved").await, 0);
+    drop(receive);
     over([node, honest]).await;
 }
 

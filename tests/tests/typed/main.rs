@@ -5,6 +5,8 @@ mod channels;
 mod cheats;
 mod finding;
 mod flow;
+mod lossy;
+mod memory;
 mod policies;
 mod resuming;
 mod scene;

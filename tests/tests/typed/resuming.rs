@@ -1,13 +1,13 @@
 //! Links that are lost, nodes that are killed and come back: what is received then, and what is said of the rest.
 
-use kinfolk::{EndpointAddr, NodeEvent, Received, ReceiverEnd, StreamEnd, WhenFull};
+use kinfolk::{NodeEvent, Received, ReceiverEnd, StreamEnd, WhenFull};
 use kinfolk_tests::support::events::EventLog;
-use kinfolk_tests::support::node::{Mortal, relay};
+use kinfolk_tests::support::node::Mortal;
 use kinfolk_tests::support::wait::{eventually, within};
 
 use crate::scene::{
-    SOON, TICKS, Tick, alone, consumer, discovering, exactly, from, is_over, item, next, online,
-    over, pair, produced, producer, receives, send, source, subscribed,
+    SOON, TICKS, Tick, alone, apart, consumer, discovering, exactly, from, is_over, item, kibi,
+    next, online, over, pair, produced, producer, receives, send, source, subscribed, tight,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,15 +33,10 @@ async fn a_link_that_is_cut_again_and_again_loses_and_doubles_nothing() {
 
 /// What a consumer receives that was away while a hundred items were sent, of which the log holds `keeps`.
 async fn after_an_absence(keeps: u64) -> Vec<Received<Tick>> {
-    let (alice, bob) = (alone(1).await, alone(2).await);
-    let network = relay(1, &alice, &bob);
-    let met = bob.sync_with(EndpointAddr::new(alice.id()).with_ip_addr(network.addr_of_b()));
+    let (alice, bob, network) = apart().await;
     let builder = alice.producer(TICKS).when_full(WhenFull::DropOldest).keep_items(keeps);
     let producer = produced(builder).await;
     let mut consumer = consumer(&bob).await;
-    let _ = within(SOON, "they meet", met).await;
-    let there = alice.sync_with(bob.id());
-    let _ = within(SOON, "they meet", there).await;
     subscribed(&producer, 1).await;
     send(&producer, 0..5).await;
     receives(&mut consumer, 0..5).await;
@@ -85,6 +80,36 @@ async fn a_consumer_that_was_away_for_too_long_learns_how_many_items_it_has_miss
         })
         .collect();
     assert_eq!(numbers, (95..105).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_by_key_that_a_lost_link_interrupts_goes_on_where_it_was() {
+    const KEYS: u64 = 200;
+    let (alice, bob) = pair().await;
+    let builder = alice.producer(TICKS).when_full(WhenFull::DropOldest).keep_items(10);
+    let producer = produced(builder.replay_latest(|tick: &Tick| tick.n % KEYS)).await;
+    for n in 0..KEYS {
+        within(SOON, "room", producer.send(&kibi(n))).await.expect("sent");
+    }
+    // It has room for little of it.
+    let mut consumer = tight(&bob).await;
+    subscribed(&producer, 1).await;
+    receives(&mut consumer, 0..10).await;
+    alice.disconnect(bob.id()).await.expect("it is up");
+    exactly(&producer, 0).await;
+    // The last keys again, twice: the log holds none of those that are to come.
+    for n in (2 * KEYS - 20..2 * KEYS).chain(2 * KEYS - 20..2 * KEYS) {
+        within(SOON, "room", producer.send(&kibi(n))).await.expect("sent");
+    }
+    receives(&mut consumer, 10..KEYS - 20).await;
+    // The log's beginning and what was superseded before it lie between.
+    for n in 0..20 {
+        let (_, number, item) = item(&mut consumer).await;
+        assert_eq!((number, item.n), (KEYS + 20 + n, 2 * KEYS - 20 + n));
+    }
+    let seen = source(&consumer, alice.id()).expect("it is known");
+    assert_eq!((seen.items, seen.missed, seen.superseded), (KEYS, 0, 40));
+    over([alice, bob]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,8 @@ use kinfolk::{
     Consumer, EndpointId, Item, Limits, Node, NodeBuilder, Peer, Producer, ProducerBuilder,
     Received, Schema, SourceState, SourceStatus, StreamEnd, Termination,
 };
-use kinfolk_tests::support::node::{builder, quick_limits};
+use kinfolk_tests::support::impair::Pair;
+use kinfolk_tests::support::node::{builder, quick_limits, relay};
 use kinfolk_tests::support::wait::{eventually, within};
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +68,22 @@ pub async fn pair() -> (Node, Node) {
     let alice = alone(1).await;
     let bob = from(2, alice.addr()).await;
     (alice, bob)
+}
+
+/// Two nodes that know each other, and a network between them that a test may spoil.
+pub async fn apart() -> (Node, Node, Pair) {
+    let (alice, bob) = (alone(1).await, alone(2).await);
+    let network = relay(1, &alice, &bob);
+    meet(&alice, &bob).await;
+    (alice, bob, network)
+}
+
+/// Two nodes that know where the other one is learn what it offers.
+pub async fn meet(alice: &Node, bob: &Node) {
+    eventually(SOON, "they meet", async || {
+        bob.sync_with(alice.id()).await.is_ok() && alice.catalog().get(&bob.id()).is_some()
+    })
+    .await;
 }
 
 pub async fn produced(builder: ProducerBuilder<Tick>) -> Producer<Tick> {

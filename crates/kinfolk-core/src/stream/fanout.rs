@@ -3,7 +3,8 @@
 //! An item is encoded once and lies in one place, however many subscribers there are; each has no more than a position in the log, and takes what lies
 //! behind it as slices. The log holds the latest items within its bounds, whether or not anybody is behind, so that whoever comes back after a lost link
 //! goes on where it was. What happens when a subscriber is as far behind as the log reaches is the producer's choice, [`WhenFull`]. Where newer items take
-//! the place of older ones of the same key, the log holds the latest item of each key instead ([`Latest`]).
+//! the place of older ones of the same key, the log holds the latest item of each key instead ([`Latest`]). Where newcomers are to get these first, it holds both: whoever
+//! comes back from before the log's beginning then gets the latest items of keys up to there, as a newcomer does.
 //!
 //! It decides who gets what next. It never waits, writes to nobody and knows no time.
 
@@ -48,7 +49,7 @@ pub enum AppendError {
     /// A subscriber has to catch up first.
     #[error("a subscriber has to catch up first")]
     Full,
-    /// It has a key that is too long, or one too many.
+    /// Its key is too long or one too many, or the latest items of all keys would take too much.
     #[error(transparent)]
     Key(#[from] KeyError),
     /// No more items can be numbered, which takes longer than anybody lives.
@@ -168,11 +169,20 @@ impl Block {
     }
 }
 
+/// Which latest items of keys come before the log.
+#[derive(Debug, Clone, Copy)]
+struct Replaying {
+    /// Those from this number on,
+    at: u64,
+    /// up to this one, or to where the log begins by then.
+    until: u64,
+}
+
 #[derive(Debug, Default)]
 struct Subscriber {
     next: Position,
-    /// It still gets the latest item of each key, from this number to `next`; then the log.
-    replay: Option<u64>,
+    /// It still gets latest items of keys, and then the log. Until then `next` is where it joined, so that it has all of the log's length for that.
+    replay: Option<Replaying>,
     /// Of [`Channel::Latest`]: what it was given and has not said to have taken, by number and length.
     under_way: VecDeque<(u64, u64)>,
     under_way_bytes: u64,
@@ -183,7 +193,7 @@ struct Subscriber {
     is_over: bool,
 }
 
-fn to_u64(length: usize) -> u64 {
+pub(super) fn to_u64(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
 }
 
@@ -199,8 +209,8 @@ impl Fanout {
         is_keyed: bool,
         limits: FanoutLimits,
     ) -> Result<Self, FanoutLimitError> {
-        limits.validate(channel)?;
         let is_keyed = is_keyed || channel == Channel::Latest;
+        limits.validate(channel, is_keyed)?;
         Ok(Self {
             limits,
             channel,
@@ -210,7 +220,7 @@ impl Fanout {
             open_count: 0,
             opened: Position::default(),
             end: Position::default(),
-            latest: is_keyed.then(|| Latest::new(limits.keys)),
+            latest: is_keyed.then(|| Latest::new(limits.keys, limits.key_bytes)),
             subscribers: BTreeMap::new(),
             slowest: Position::default(),
             is_awaited: false,
@@ -361,7 +371,7 @@ impl Fanout {
     }
 
     /// Adds a subscriber and returns the number of the first item that it gets. It goes on from `resume` as far as that is still there, and otherwise
-    /// begins as the producer's new subscribers do.
+    /// begins as the producer's new subscribers do. Where keys have latest items, nothing before the log is missed but what was superseded.
     pub fn subscribe(&mut self, id: SubscriberId, resume: Option<u64>, replay: Replay) -> u64 {
         let (first, end) = (self.first(), self.end.number);
         let keyed = self.latest.as_ref().and_then(Latest::first).unwrap_or(end);
@@ -371,10 +381,14 @@ impl Fanout {
             (Channel::Latest, Some(next), _) => next.min(end),
             (Channel::Latest, None, Replay::Last(items)) => end.saturating_sub(items),
             (Channel::Latest, None, Replay::Keyed) => keyed,
+            (Channel::Reliable, Some(next), _) if next < first && self.latest.is_some() => {
+                subscriber.replay = Some(Replaying { at: next, until: first });
+                end
+            }
             (Channel::Reliable, Some(next), _) => next.clamp(first.min(end), end),
             (Channel::Reliable, None, Replay::Last(items)) => end.saturating_sub(items).max(first),
             (Channel::Reliable, None, Replay::Keyed) => {
-                subscriber.replay = Some(keyed);
+                subscriber.replay = Some(Replaying { at: keyed, until: end });
                 end
             }
         };
@@ -385,7 +399,7 @@ impl Fanout {
         if self.slowest.number > subscriber.next.number || self.subscribers.is_empty() {
             self.slowest = subscriber.next;
         }
-        let told = subscriber.replay.unwrap_or(begins);
+        let told = subscriber.replay.map_or(begins, |replay| replay.at);
         self.subscribers.insert(id, subscriber);
         told
     }
@@ -513,26 +527,12 @@ impl Fanout {
         budget: usize,
         pieces: &mut Vec<Piece>,
     ) -> Option<()> {
-        let (first, end) = (self.first(), self.end.number);
-        let subscriber = self.subscribers.get_mut(&id).filter(|subscriber| !subscriber.is_over)?;
-        let mut given = 0_usize;
-        if let (Some(replay), Some(latest)) = (subscriber.replay, &self.latest) {
-            let joined = subscriber.next.number;
-            let mut at = replay;
-            for (number, bytes) in latest.from(replay, joined) {
-                if given >= budget {
-                    subscriber.replay = Some(at);
-                    return Some(());
-                }
-                given = given.saturating_add(bytes.len());
-                subscriber.give_latest(at, number, bytes, pieces);
-                at = number.saturating_add(1);
-            }
-            if at < joined {
-                pieces.push(Piece::Superseded(joined.saturating_sub(at)));
-            }
-            subscriber.replay = None;
+        let mut given = self.take_replay(id, budget, pieces)?;
+        if given >= budget {
+            return Some(());
         }
+        let (first, end) = (self.first(), self.end.number);
+        let subscriber = self.subscribers.get_mut(&id)?;
         if subscriber.next.number < first {
             let missed = first.saturating_sub(subscriber.next.number);
             subscriber.progress.missed = subscriber.progress.missed.saturating_add(missed);
@@ -560,6 +560,43 @@ impl Fanout {
             subscriber.next = ends;
         }
         Some(())
+    }
+
+    /// Gives a subscriber what it still gets of the latest items of keys, and lets it go on with the log once it has all of them. Returns how many bytes it got.
+    fn take_replay(
+        &mut self,
+        id: SubscriberId,
+        budget: usize,
+        pieces: &mut Vec<Piece>,
+    ) -> Option<usize> {
+        let subscriber = self.subscribers.get(&id).filter(|subscriber| !subscriber.is_over)?;
+        let (Some(replay), Some(latest)) = (subscriber.replay, &self.latest) else {
+            return Some(0);
+        };
+        let until = replay.until.max(self.first());
+        let goes_on = self.position(until);
+        let mut items = latest.from(replay.at, until);
+        let subscriber = self.subscribers.get_mut(&id)?;
+        let (mut at, mut given) = (replay.at, 0_usize);
+        while given < budget {
+            let Some((number, bytes)) = items.next() else {
+                if at < until {
+                    pieces.push(Piece::Superseded(until.saturating_sub(at)));
+                }
+                subscriber.replay = None;
+                subscriber.next = goes_on;
+                // The log may begin before the place that it had.
+                if goes_on.number < self.slowest.number {
+                    self.slowest = goes_on;
+                }
+                return Some(given);
+            };
+            given = given.saturating_add(bytes.len());
+            subscriber.give_latest(at, number, bytes, pieces);
+            at = number.saturating_add(1);
+        }
+        subscriber.replay = Some(Replaying { at, ..replay });
+        Some(given)
     }
 
     /// Which block holds the item with this number. Mostly it is the last, which is looked at first: there may be thousands of small ones.

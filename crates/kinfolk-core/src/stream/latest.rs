@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use thiserror::Error;
 
+use super::fanout::to_u64;
+
 /// The longest key, in bytes. It is the app's own; a guard against a key that is the item.
 pub const KEY_MAX: usize = 256;
 
@@ -18,33 +20,48 @@ pub enum KeyError {
     /// It is one more than the producer keeps.
     #[error("expected at most {0} keys, came one more")]
     TooMany(usize),
+    /// With its item, the latest items of all keys would take more than the producer keeps.
+    #[error("expected the latest items of all keys within {0} bytes, came one that has no room")]
+    NoRoom(u64),
 }
+
+/// What a key costs besides its bytes and those of its item, in bytes: its place in two maps, and two allocations (counted by hand).
+pub(super) const KEY_COST: u64 = 200;
 
 /// See the module page.
 #[derive(Debug)]
 pub(super) struct Latest {
-    max: usize,
+    keys_max: usize,
+    bytes_max: u64,
+    /// What all keys and items cost.
+    bytes: u64,
     numbers: HashMap<Box<[u8]>, u64>,
     items: BTreeMap<u64, Bytes>,
 }
 
 impl Latest {
-    pub(super) fn new(max: usize) -> Self {
-        Self { max, numbers: HashMap::new(), items: BTreeMap::new() }
+    pub(super) fn new(keys_max: usize, bytes_max: u64) -> Self {
+        Self { keys_max, bytes_max, bytes: 0, numbers: HashMap::new(), items: BTreeMap::new() }
     }
 
-    /// Puts an item in the place of the one with the same key, if there is one. Its number is larger than all before.
+    /// Puts an item in the place of the one with the same key, if there is one. Its number is larger than all before. What has no room changes nothing.
     pub(super) fn put(&mut self, number: u64, key: &[u8], entry: &[u8]) -> Result<(), KeyError> {
+        let room = self.bytes_max;
+        let check = |bytes: u64| if bytes > room { Err(KeyError::NoRoom(room)) } else { Ok(bytes) };
+        let length = to_u64(entry.len());
         if let Some(known) = self.numbers.get_mut(key) {
-            let before = std::mem::replace(known, number);
-            self.items.remove(&before);
+            let before = self.items.get(known).map_or(0, |item| to_u64(item.len()));
+            self.bytes = check(self.bytes.saturating_sub(before).saturating_add(length))?;
+            self.items.remove(&std::mem::replace(known, number));
         } else {
             if key.len() > KEY_MAX {
                 return Err(KeyError::TooLong(key.len()));
             }
-            if self.numbers.len() >= self.max {
-                return Err(KeyError::TooMany(self.max));
+            if self.numbers.len() >= self.keys_max {
+                return Err(KeyError::TooMany(self.keys_max));
             }
+            let cost = length.saturating_add(to_u64(key.len())).saturating_add(KEY_COST);
+            self.bytes = check(self.bytes.saturating_add(cost))?;
             self.numbers.insert(key.into(), number);
         }
         // A copy of its own: it may outlive everything around it.

@@ -132,8 +132,8 @@ impl Subscriptions {
                 self.end(now, attempt, Over::Ended(end), resume, out);
             }
             Input::Lost { attempt, resume } => self.end(now, attempt, Over::Lost, resume, out),
-            Input::Poisoned { attempt } => {
-                self.end(now, attempt, Over::Terminated(Termination::Poisoned), None, out);
+            Input::Poisoned { attempt, resume } => {
+                self.end(now, attempt, Over::Terminated(Termination::Poisoned), resume, out);
             }
             Input::Misbehaved { attempt } => {
                 self.end(now, attempt, Over::Terminated(Termination::Misbehaved), None, out);
@@ -236,8 +236,8 @@ impl Subscriptions {
             Over::Refused(refusal) => self.refuse(now, &mut source, tried, refusal),
             Over::Ended(end) => self.stop(now, &mut source, tried, end, resume),
             Over::Terminated(why) => {
-                // What came last is at fault, and would come again.
-                source.resume = None;
+                // Of whoever broke the rules none: what came last is at fault, and would come again.
+                source.resume = resume;
                 self.terminate(now, &mut source, tried, why);
             }
         }

@@ -80,6 +80,11 @@ impl Find {
         }
     }
 
+    /// Whether a peer is there, as far as was told or is about to be.
+    pub(crate) fn has_told(&self, peer: &EndpointId) -> bool {
+        self.told.contains_key(peer)
+    }
+
     /// The same as a stream.
     pub fn into_stream(self) -> impl Stream<Item = Found> + Send {
         futures_util::stream::unfold(self, |mut find| async move {

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use super::{BLOCK_COST, to_u64};
+use crate::stream::latest::{KEY_COST, KEY_MAX};
 use crate::wire::subscription::{Channel, ITEM_MAX};
 
 /// The longest item of a datagram, in bytes: what the smallest packet of QUIC leaves beside the numbers of the datagram, rounded down.
@@ -43,12 +44,20 @@ pub struct FanoutLimits {
     pub item_max: usize,
     /// Keys of which the latest item is kept.
     pub keys: usize,
+    /// Bytes of these items and their keys, with what they cost. They come on top of [`bytes`](Self::bytes) where items are kept in the log too.
+    pub key_bytes: u64,
 }
 
 impl Default for FanoutLimits {
-    /// 1 MiB, which is a second of 8 Mbit/s; as many items as fit; items of 256 KiB; 4 096 keys. All but the second are guesses.
+    /// 1 MiB, which is a second of 8 Mbit/s; as many items as fit; items of 256 KiB; 4 096 keys, in 4 MiB. All but the second are guesses.
     fn default() -> Self {
-        Self { bytes: 1024 * 1024, items: u64::MAX, item_max: 256 * 1024, keys: 4096 }
+        Self {
+            bytes: 1024 * 1024,
+            items: u64::MAX,
+            item_max: 256 * 1024,
+            keys: 4096,
+            key_bytes: 4 * 1024 * 1024,
+        }
     }
 }
 
@@ -60,6 +69,16 @@ pub enum FanoutLimitError {
     #[error("expected a log of at least one longest item of {item_max} bytes, came one of {bytes}")]
     TooSmall {
         /// The bytes of the log.
+        bytes: u64,
+        /// The longest item.
+        item_max: usize,
+    },
+    /// The longest item would not fit as the latest of its key.
+    #[error(
+        "expected room for the latest item of one key, {item_max} bytes at most, came room for {bytes} bytes"
+    )]
+    KeysTooSmall {
+        /// The bytes of all keys.
         bytes: u64,
         /// The longest item.
         item_max: usize,
@@ -91,13 +110,13 @@ pub enum FanoutLimitError {
 }
 
 impl FanoutLimits {
-    /// Whether a log with these bounds can hold anything.
+    /// Whether a log with these bounds can hold anything; where it `is_keyed`, the latest item of a key too.
     ///
     /// # Errors
     ///
     /// If it cannot.
-    pub fn validate(&self, channel: Channel) -> Result<(), FanoutLimitError> {
-        let Self { bytes, items, item_max, keys } = *self;
+    pub fn validate(&self, channel: Channel, is_keyed: bool) -> Result<(), FanoutLimitError> {
+        let Self { bytes, items, item_max, keys, key_bytes } = *self;
         if item_max == 0 || item_max > ITEM_MAX {
             return Err(FanoutLimitError::ItemMax { item_max, max: ITEM_MAX });
         }
@@ -109,6 +128,10 @@ impl FanoutLimits {
         }
         if bytes < entry_cost(item_max) {
             return Err(FanoutLimitError::TooSmall { bytes, item_max });
+        }
+        let key = entry_cost(item_max).saturating_add(to_u64(KEY_MAX)).saturating_add(KEY_COST);
+        if is_keyed && key_bytes < key {
+            return Err(FanoutLimitError::KeysTooSmall { bytes: key_bytes, item_max });
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn limits(bytes: u64, items: u64) -> FanoutLimits {
-    FanoutLimits { bytes, items, item_max: 1024, keys: 4 }
+    FanoutLimits { bytes, items, item_max: 1024, keys: 4, ..FanoutLimits::default() }
 }
 
 fn fanout(when_full: WhenFull, limits: FanoutLimits) -> Fanout {
@@ -245,6 +245,131 @@ fn a_replay_by_key_is_the_latest_of_each_and_then_all() {
     assert_eq!((reader.missed, reader.next), (0, 8));
 }
 
+/// A log of at most so many items beside the latest ones of its keys, which are of the app's: the items of a table with a line for each key.
+fn keyed_fanout(when_full: WhenFull, items: u64) -> Fanout {
+    let limits = FanoutLimits { keys: 100, ..limits(1 << 20, items) };
+    Fanout::new(Channel::Reliable, when_full, true, limits).unwrap()
+}
+
+#[test]
+fn a_replay_by_key_that_was_interrupted_goes_on_although_the_log_begins_later() {
+    for when_full in [WhenFull::Wait, WhenFull::DropOldest, WhenFull::Disconnect] {
+        let mut fanout = keyed_fanout(when_full, 3);
+        for key in 0..10 {
+            keyed(&mut fanout, &[key]).unwrap();
+        }
+        let mut reader = Reader::new(&mut fanout, 1, None, Replay::Keyed);
+        reader.take(&mut fanout, 4 * 24);
+        assert_eq!(reader.received, [0, 1, 2, 3]);
+        fanout.unsubscribe(reader.id);
+        // Of those that are to come, 5 and 6 are superseded, the second of them twice.
+        for key in [5, 6, 6, 4, 20, 21] {
+            keyed(&mut fanout, &[key]).unwrap();
+        }
+        let mut again = Reader::new(&mut fanout, 2, Some(reader.next), Replay::Keyed);
+        assert_eq!(again.next, 4, "it is told nothing of a gap");
+        again.take_all(&mut fanout);
+        assert_eq!(again.received, [7, 8, 9, 10, 12, 13, 14, 15], "{when_full:?}");
+        assert_eq!((again.missed, again.superseded, again.next), (0, 4, 16), "{when_full:?}");
+    }
+}
+
+#[test]
+fn whoever_comes_back_too_late_for_the_log_gets_the_latest_of_each_key_that_it_has_not() {
+    let mut fanout = keyed_fanout(WhenFull::DropOldest, 3);
+    for key in [0, 1, 2, 3, 1, 1, 1, 1] {
+        keyed(&mut fanout, &[key]).unwrap();
+    }
+    let mut reader = Reader::new(&mut fanout, 1, Some(2), Replay::Last(0));
+    // One more leaves the log while it is on its way; it is superseded.
+    keyed(&mut fanout, &[1]).unwrap();
+    reader.take_all(&mut fanout);
+    assert_eq!(reader.received, [2, 3, 6, 7, 8], "what the log holds comes whole");
+    assert_eq!((reader.missed, reader.superseded), (0, 2));
+    let mut reader = Reader::new(&mut fanout, 2, Some(7), Replay::Last(0));
+    reader.take_all(&mut fanout);
+    assert_eq!((reader.received, reader.superseded), (vec![7, 8], 0), "the log reaches");
+}
+
+#[test]
+fn a_replay_holds_up_the_sender_by_no_more_than_the_log_and_goes_on_with_what_the_log_holds() {
+    let mut fanout = keyed_fanout(WhenFull::Wait, 3);
+    for key in 0..10 {
+        keyed(&mut fanout, &[key]).unwrap();
+    }
+    let mut reader = Reader::new(&mut fanout, 1, Some(2), Replay::Keyed);
+    for key in 10..13 {
+        keyed(&mut fanout, &[key]).unwrap();
+    }
+    assert_eq!(keyed(&mut fanout, &[13]), Err(AppendError::Full));
+    // Eight of keys, and the log still holds three of which it got none.
+    reader.take(&mut fanout, 8 * 24);
+    assert_eq!(reader.take(&mut fanout, 1), Take::Pieces);
+    reader.take_all(&mut fanout);
+    assert_eq!((reader.received, reader.missed), ((2..13).collect(), 0));
+    keyed(&mut fanout, &[13]).unwrap();
+}
+
+#[test]
+fn the_latest_items_of_keys_and_what_they_cost_are_bounded_in_bytes() {
+    for channel in [Channel::Latest, Channel::Reliable] {
+        let limits =
+            FanoutLimits { key_bytes: 3000, item_max: 1500, keys: 100, ..limits(1 << 20, 100) };
+        let mut fanout = Fanout::new(channel, WhenFull::Wait, true, limits).unwrap();
+        let put = |fanout: &mut Fanout, key: &[u8], length| {
+            let number = fanout.end();
+            fanout.append(&mut item(number, length), Some(key)).map(|appended| appended.number)
+        };
+        let full = Err(AppendError::Key(KeyError::NoRoom(3000)));
+        assert_eq!(put(&mut fanout, b"a", 1000), Ok(0));
+        assert_eq!(put(&mut fanout, b"b", 1000), Ok(1));
+        assert_eq!(put(&mut fanout, b"c", 1000), full, "one more is too much");
+        assert_eq!(
+            put(&mut fanout, b"a", 1500),
+            Ok(2),
+            "what it takes the place of counts no more"
+        );
+        assert_eq!(put(&mut fanout, b"b", 1500), full, "so is one that grows");
+        assert_eq!(put(&mut fanout, b"a", 100), Ok(3));
+        assert_eq!(put(&mut fanout, b"c", 1000), Ok(4), "room was given back");
+        let mut reader = Reader::new(&mut fanout, 1, None, Replay::Keyed);
+        reader.take_all(&mut fanout);
+        assert_eq!(reader.received, [1, 3, 4], "what was refused has changed nothing");
+        // Keys without items cost something too.
+        let many = (0..100).take_while(|n| put(&mut fanout, &[1, *n], 0).is_ok()).count();
+        assert!(many < 5, "{many} keys");
+    }
+}
+
+#[test]
+fn a_consumer_that_lies_about_what_it_has_taken_gets_no_item_twice_and_none_of_anybody_else() {
+    let limits = FanoutLimits { item_max: 40_000, keys: 100, ..limits(1 << 20, 100) };
+    let mut fanout = Fanout::new(Channel::Latest, WhenFull::Wait, false, limits).unwrap();
+    let mut liar = Reader::live(&mut fanout, 1);
+    let mut honest = Reader::live(&mut fanout, 2);
+    let state = |fanout: &mut Fanout| {
+        let number = fanout.end();
+        let key = [u8::try_from(number).unwrap()];
+        fanout.append(&mut item(number, 40_000), Some(&key)).unwrap();
+    };
+    for round in 0..5 {
+        for _ in 0..4 {
+            state(&mut fanout);
+        }
+        for through in [u64::MAX, 0, round, u64::MAX - 1, 3] {
+            fanout.taken(liar.id, through);
+            liar.take_all(&mut fanout);
+        }
+        assert_eq!(liar.received, (0..4 * (round + 1)).collect::<Vec<_>>());
+        let kept = fanout.subscribers[&liar.id].under_way.len();
+        assert!(kept <= 2, "{kept} are remembered");
+    }
+    honest.take_all(&mut fanout);
+    assert_eq!(honest.received, [0, 1], "nobody has taken anything for it");
+    assert!(!fanout.taken(honest.id, 0));
+    assert!(fanout.taken(honest.id, 2));
+}
+
 #[test]
 fn newer_state_takes_the_place_of_what_a_subscriber_has_not_got() {
     let mut fanout =
@@ -296,13 +421,16 @@ fn an_item_that_is_too_long_is_refused_and_nothing_else_changes() {
 
 #[test]
 fn bounds_without_room_for_an_item_are_refused() {
-    let bad = |limits: FanoutLimits, channel| limits.validate(channel).unwrap_err();
+    let bad = |limits: FanoutLimits, channel| limits.validate(channel, true).unwrap_err();
     use FanoutLimitError::*;
     assert!(matches!(bad(limits(100, 1), Channel::Reliable), TooSmall { .. }));
     assert!(matches!(bad(limits(1 << 20, 0), Channel::Reliable), Empty { .. }));
     assert!(matches!(bad(limits(1 << 20, 1), Channel::Datagram), Datagram { .. }));
     let none = FanoutLimits { item_max: 0, ..FanoutLimits::default() };
     assert!(matches!(bad(none, Channel::Latest), ItemMax { .. }));
+    let few = FanoutLimits { key_bytes: 1024, ..limits(1 << 20, 1) };
+    assert!(matches!(bad(few, Channel::Reliable), KeysTooSmall { .. }));
+    assert_eq!(few.validate(Channel::Reliable, false), Ok(()), "nothing is kept by key");
 }
 
 #[derive(Debug, Clone)]
@@ -383,6 +511,74 @@ proptest! {
                     prop_assert!(reader.next >= log.first());
                 }
             }
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum KeyedStep {
+    Send(u8),
+    /// Whoever has left comes back by it, to take something the next time.
+    Take(usize, usize),
+    Leave(usize),
+}
+
+fn keyed_steps() -> impl Strategy<Value = Vec<KeyedStep>> {
+    let step = prop_oneof![
+        6 => (0..12_u8).prop_map(KeyedStep::Send),
+        3 => (0..2_usize, 1..300_usize).prop_map(|(who, budget)| KeyedStep::Take(who, budget)),
+        1 => (0..2_usize).prop_map(KeyedStep::Leave),
+    ];
+    proptest::collection::vec(step, 1..300)
+}
+
+proptest! {
+    /// However often and however long it is away, and whatever leaves the log meanwhile: a subscriber that comes back has the newest item of each key in the end,
+    /// has missed nothing, and got nothing twice.
+    #[test]
+    fn whoever_comes_back_always_has_the_newest_of_each_key_in_the_end(
+        steps in keyed_steps(),
+        waits in any::<bool>(),
+        items in 1..20_u64,
+    ) {
+        let when_full = if waits { WhenFull::Wait } else { WhenFull::Disconnect };
+        let mut log = keyed_fanout(when_full, items);
+        let mut newest = BTreeMap::new();
+        let mut ids = 2;
+        let mut readers = [1, 2].map(|id| Reader::new(&mut log, id, None, Replay::Keyed));
+        let mut come_back = |log: &mut Fanout, reader: &mut Reader| {
+            log.unsubscribe(reader.id);
+            ids += 1;
+            let again = Reader::new(log, ids, Some(reader.next), Replay::Keyed);
+            assert_eq!(again.next, reader.next, "nothing is missed");
+            reader.id = again.id;
+        };
+        for step in steps {
+            match step {
+                KeyedStep::Send(key) => match keyed(&mut log, &[key]) {
+                    Ok(appended) => drop(newest.insert(key, appended.number)),
+                    Err(error) => prop_assert_eq!((error, waits), (AppendError::Full, true)),
+                },
+                KeyedStep::Take(who, budget) => if readers[who].take(&mut log, budget) == Take::Over {
+                    come_back(&mut log, &mut readers[who]);
+                },
+                KeyedStep::Leave(who) => drop(log.unsubscribe(readers[who].id)),
+            }
+            if !waits {
+                log.overrun();
+                continue;
+            }
+            for subscriber in log.subscribers.values() {
+                prop_assert!(subscriber.next.number >= log.first(), "nobody is left behind");
+                prop_assert!(subscriber.next.number >= log.slowest.number);
+            }
+        }
+        for reader in &mut readers {
+            come_back(&mut log, reader);
+            reader.take_all(&mut log);
+            prop_assert_eq!((reader.missed, reader.next), (0, log.end()));
+            prop_assert!(reader.received.is_sorted_by(|a, b| a < b));
+            prop_assert!(newest.values().all(|number| reader.received.contains(number)));
         }
     }
 }

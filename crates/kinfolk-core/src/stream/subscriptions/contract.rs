@@ -86,8 +86,10 @@ pub enum Input {
     Poisoned {
         /// Which attempt.
         attempt: Attempt,
+        /// How far the items came, that one included: it is not asked for again.
+        resume: Option<Resume>,
     },
-    /// The producer broke the rules of the wire.
+    /// The producer broke the rules of the wire. How far its items came says nothing any more: asked for the next one, it would do the same.
     Misbehaved {
         /// Which attempt.
         attempt: Attempt,

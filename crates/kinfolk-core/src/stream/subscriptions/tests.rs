@@ -465,7 +465,7 @@ fn a_peer_that_announces_a_stream_and_then_knows_nothing_of_it_is_asked_more_and
 fn a_peer_that_broke_the_rules_is_forgiven_after_a_while_and_a_newer_record() {
     type Break = fn(&mut Scene, Attempt) -> Vec<Connect>;
     let breaks: [Break; 4] = [
-        |scene, attempt| scene.say(Input::Poisoned { attempt }),
+        |scene, attempt| scene.say(Input::Poisoned { attempt, resume: None }),
         |scene, attempt| scene.say(Input::Misbehaved { attempt }),
         |scene, attempt| scene.refuse(attempt, another_schema()),
         |scene, attempt| scene.end(attempt, StreamEnd::NotAllowed),
@@ -489,7 +489,18 @@ fn what_could_not_be_decoded_is_not_asked_for_again() {
     let attempt = scene.connected();
     scene.say(Input::Lost { attempt, resume: resume(9) });
     let attempt = scene.wait().1.attempt;
-    scene.say(Input::Poisoned { attempt });
+    scene.say(Input::Poisoned { attempt, resume: resume(12) });
+    scene.pass(HOUR);
+    assert_eq!(scene.offer(1, 2)[0].resume, resume(12), "it goes on behind it");
+}
+
+#[test]
+fn whoever_broke_the_rules_is_not_asked_to_go_on_where_that_was() {
+    let mut scene = Scene::new();
+    let attempt = scene.connected();
+    scene.say(Input::Lost { attempt, resume: resume(9) });
+    let attempt = scene.wait().1.attempt;
+    scene.say(Input::Misbehaved { attempt });
     scene.pass(HOUR);
     assert_eq!(scene.offer(1, 2)[0].resume, None);
 }

@@ -221,6 +221,8 @@ async fn follow(
             })
     };
     let mut find = Find::new(&context, Box::new(wanted));
+    // Before the consumer is told of any: of these alone it will hear that they are gone.
+    inlet.keep(|peer| find.has_told(peer));
     while let Some(found) = find.next().await {
         let message = match found {
             Found::Here(entry) | Found::Changed(entry) => {
@@ -259,13 +261,15 @@ impl ConsumerState {
             }
             ConsumerMessage::Accepted(attempt, accepted) => self.accepted(attempt, accepted).await,
             ConsumerMessage::Poisoned(attempt, reason) => {
+                let mut resume = None;
                 if let Some(peer) = self.peer_of(attempt) {
                     self.note_error(&peer, reason);
                     self.context.counters.count(Family::SourceEnded, "poisoned");
+                    resume = self.inlet.known(&peer, |source| source.resume).flatten();
                 }
                 // Of no use any more, whatever it still brings.
                 self.cut(attempt);
-                self.input(Input::Poisoned { attempt }).await;
+                self.input(Input::Poisoned { attempt, resume }).await;
             }
             ConsumerMessage::NewTicket => self.input(Input::NewTicket).await,
             ConsumerMessage::Close => self.close().await,
@@ -298,7 +302,8 @@ impl ConsumerState {
         };
         receiving.is_up = true;
         let peer = receiving.peer;
-        self.inlet.source(&peer, |source| {
+        // One that was cut may be no source any more.
+        self.inlet.known(&peer, |source| {
             source.channel = Some(accepted.channel);
             source.numbers.subscribed.fetch_add(1, Ordering::Relaxed);
         });
@@ -337,10 +342,7 @@ impl ConsumerState {
                         SourceState::Connected => source.connected_since.or(Some(now)),
                         _ => None,
                     };
-                    if let SourceState::Terminated(
-                        Termination::Poisoned | Termination::Misbehaved,
-                    ) = state
-                    {
+                    if state == SourceState::Terminated(Termination::Misbehaved) {
                         // What came last is at fault, and would come again.
                         source.resume = None;
                     }

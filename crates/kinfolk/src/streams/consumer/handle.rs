@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::Stream;
 use iroh::EndpointId;
-use kinfolk_core::stream::{SourceState, StreamName};
+use kinfolk_core::stream::{Items, SourceState, StreamName};
 use kinfolk_core::wire::subscription::{Channel, TICKET_MAX};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::context::Context;
 use crate::error::NodeClosed;
@@ -33,7 +33,7 @@ pub enum Received<T> {
         /// The item.
         item: T,
     },
-    /// Items that this consumer will not get: it was too slow, or away for too long.
+    /// Items that this consumer will not get: it was too slow or away for too long, or they are those that came behind one that could not be decoded, and that one.
     Gap {
         /// Whose they were.
         source: EndpointId,
@@ -64,6 +64,8 @@ pub struct SourceStatus {
     pub bytes: u64,
     /// Items lost, as far as is known.
     pub missed: u64,
+    /// Items that did not come as newer ones of their keys took their place, which is no loss.
+    pub superseded: u64,
     /// Times that the consumer was subscribed anew after it had lost the source.
     pub reconnects: u64,
     /// What went wrong last.
@@ -91,8 +93,11 @@ pub struct Consumer<T> {
 
 /// A run of items that is being read.
 struct Current {
-    batch: Batch,
+    flow: Arc<Flow>,
+    /// That of the next one.
     number: u64,
+    items: Items,
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl<T> std::fmt::Debug for Consumer<T> {
@@ -123,7 +128,8 @@ impl<T: Item> Consumer<T> {
 
     /// The next item or gap; `None` once the node takes no more work and all that came before is read. Cancel safe.
     ///
-    /// An item that cannot be decoded ends its source, and no other: [`Consumer::sources`] says why.
+    /// An item that cannot be decoded ends its source, and no other: [`Consumer::sources`] says why. It and what had come behind it are gaps in their places; should the source be subscribed to again,
+    /// it goes on behind them.
     pub async fn recv(&mut self) -> Option<Received<T>> {
         std::future::poll_fn(|cx| self.poll_received(cx)).await
     }
@@ -135,36 +141,40 @@ impl<T: Item> Consumer<T> {
             }
             let Some(batch) = ready!(self.batches.poll_recv(cx)) else { return Poll::Ready(None) };
             let source = batch.flow.source;
-            match batch.content {
-                _ if batch.flow.is_spoilt() => {}
-                Content::Items(number, _) => self.current = Some(Current { batch, number }),
-                Content::Missed(missed) => {
-                    return Poll::Ready(Some(Received::Gap { source, missed }));
+            let received = match batch.content {
+                Content::Items(number, items) => {
+                    let Batch { flow, _room, .. } = batch;
+                    self.current = Some(Current { flow, number, items, _room });
+                    continue;
                 }
-                Content::Restarted => return Poll::Ready(Some(Received::Restarted { source })),
-                Content::Datagram(number, bytes) => {
-                    if let Some(item) = decode(&batch.flow, &bytes) {
-                        return Poll::Ready(Some(Received::Item { source, number, item }));
-                    }
-                }
-            }
+                Content::Missed(missed) => Received::Gap { source, missed },
+                Content::Restarted => Received::Restarted { source },
+                Content::Datagram(number, bytes) => match decode(&batch.flow, &bytes) {
+                    Some(item) => Received::Item { source, number, item },
+                    None => spoilt(&batch.flow, 1),
+                },
+            };
+            return Poll::Ready(Some(received));
         }
     }
 
     /// The next item of the run that is being read.
     fn read_on(&mut self) -> Option<Received<T>> {
-        let Current { batch, number } = self.current.as_mut()?;
-        let Content::Items(_, items) = &mut batch.content else { return None };
-        if let Some(bytes) = items.next_slice()
-            && let Some(item) = decode(&batch.flow, bytes)
-        {
-            let received = Received::Item { source: batch.flow.source, number: *number, item };
-            *number = number.saturating_add(1);
-            return Some(received);
-        }
-        batch.flow.take(*number);
-        self.current = None;
-        None
+        let Current { flow, number, items, .. } = self.current.as_mut()?;
+        let Some(bytes) = items.next_slice() else {
+            flow.take(*number);
+            self.current = None;
+            return None;
+        };
+        let Some(item) = decode(flow, bytes) else {
+            let behind = u64::try_from(items.count()).unwrap_or(u64::MAX);
+            let gap = spoilt(flow, behind.saturating_add(1));
+            self.current = None;
+            return Some(gap);
+        };
+        let received = Received::Item { source: flow.source, number: *number, item };
+        *number = number.saturating_add(1);
+        Some(received)
     }
 
     /// Waits until the consumer is subscribed to at least so many sources. Cancel safe.
@@ -196,6 +206,7 @@ impl<T: Item> Consumer<T> {
                 items: numbers.items.load(Ordering::Relaxed),
                 bytes: numbers.bytes.load(Ordering::Relaxed),
                 missed: numbers.missed.load(Ordering::Relaxed),
+                superseded: numbers.superseded.load(Ordering::Relaxed),
                 reconnects: numbers.subscribed.load(Ordering::Relaxed).saturating_sub(1),
                 last_error: source.last_error,
                 connected_for: since.map(|since| now.saturating_duration_since(since)),
@@ -219,8 +230,17 @@ impl<T: Item> Consumer<T> {
     }
 }
 
-/// The item of these bytes. What cannot be decoded ends the subscription.
+/// So many items cannot be had, as one cannot be decoded.
+fn spoilt<T>(flow: &Flow, missed: u64) -> Received<T> {
+    flow.numbers.spoil(missed);
+    Received::Gap { source: flow.source, missed }
+}
+
+/// The item of these bytes. What cannot be decoded ends the subscription, and nothing behind it is decoded.
 fn decode<T: Item>(flow: &Flow, bytes: &[u8]) -> Option<T> {
+    if flow.is_spoilt() {
+        return None;
+    }
     let error = match postcard::take_from_bytes(bytes) {
         Ok((item, [])) => return Some(item),
         Ok((_, rest)) => format!("{} bytes behind an item", rest.len()),

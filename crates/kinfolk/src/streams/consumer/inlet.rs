@@ -91,13 +91,53 @@ pub(crate) struct Flow {
     pub(crate) took: Notify,
 }
 
-/// What came from a source in all.
+/// What came from a source in all. A producer may claim any number: none of them runs over.
 #[derive(Debug, Default)]
 pub(crate) struct Numbers {
     pub(crate) items: AtomicU64,
     pub(crate) bytes: AtomicU64,
     pub(crate) missed: AtomicU64,
+    pub(crate) superseded: AtomicU64,
     pub(crate) subscribed: AtomicU64,
+}
+
+impl Numbers {
+    /// So many items came, in so many bytes.
+    pub(crate) fn came(&self, items: u64, bytes: usize) {
+        add(&self.items, items);
+        add(&self.bytes, u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
+    /// So many will not come.
+    pub(crate) fn miss(&self, items: u64) {
+        add(&self.missed, items);
+    }
+
+    /// One that was missed came after all.
+    pub(crate) fn miss_one_less(&self) {
+        take(&self.missed, 1);
+    }
+
+    /// So many do not come, as newer ones took their place.
+    pub(crate) fn supersede(&self, items: u64) {
+        add(&self.superseded, items);
+    }
+
+    /// So many came, and the app cannot have them.
+    pub(crate) fn spoil(&self, items: u64) {
+        take(&self.items, items);
+        add(&self.missed, items);
+    }
+}
+
+fn add(number: &AtomicU64, more: u64) {
+    let sum = |number: u64| Some(number.saturating_add(more));
+    let _ = number.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum);
+}
+
+fn take(number: &AtomicU64, less: u64) {
+    let rest = |number: u64| Some(number.saturating_sub(less));
+    let _ = number.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
 }
 
 /// Sources, and where those were that are none any more: a producer that starts anew says for a moment that it has nothing to offer.
@@ -109,6 +149,19 @@ struct Sources {
 
 /// How many of those are remembered that are none any more; some 50 bytes each (a guess).
 const LEFT_MAX: usize = 1024;
+
+impl Sources {
+    /// Remembers where a source was that is none any more.
+    fn forget(&mut self, key: &[u8; EndpointId::LENGTH]) {
+        let Some(source) = self.known.remove(key) else { return };
+        if let Some(resume) = source.resume {
+            self.left.push_back((*key, resume));
+        }
+        if self.left.len() > LEFT_MAX {
+            self.left.pop_front();
+        }
+    }
+}
 
 /// A source, as the inlet knows it.
 #[derive(Debug, Clone)]
@@ -285,12 +338,19 @@ impl Inlet {
 
     pub(crate) fn forget(&self, peer: &EndpointId) {
         let mut sources = lock(&self.sources);
-        let Some(source) = sources.known.remove(peer.as_bytes()) else { return };
-        if let Some(resume) = source.resume {
-            sources.left.push_back((*peer.as_bytes(), resume));
-        }
-        if sources.left.len() > LEFT_MAX {
-            sources.left.pop_front();
+        sources.forget(peer.as_bytes());
+        self.count_online(&sources.known);
+    }
+
+    /// Forgets all sources but these: whoever was one before the consumer was started anew may be none any more, and nobody would say so.
+    pub(crate) fn keep(&self, is_one: impl Fn(&EndpointId) -> bool) {
+        let mut sources = lock(&self.sources);
+        let keys: Vec<_> = sources.known.keys().copied().collect();
+        for key in keys {
+            // The keys are of peers: they are valid.
+            if !EndpointId::from_bytes(&key).is_ok_and(|peer| is_one(&peer)) {
+                sources.forget(&key);
+            }
         }
         self.count_online(&sources.known);
     }
@@ -347,5 +407,32 @@ impl Inlet {
     pub(crate) fn tell(&self, message: ConsumerMessage) -> bool {
         let actor = self.actor.borrow().clone();
         actor.is_some_and(|actor| actor.send_message(message).is_ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_claim_of_a_producer_lets_a_number_run_over() {
+        let numbers = Numbers::default();
+        let all = || {
+            [&numbers.items, &numbers.bytes, &numbers.missed, &numbers.superseded]
+                .map(|number| number.load(Ordering::Relaxed))
+        };
+        numbers.spoil(1);
+        assert_eq!(all(), [0, 0, 1, 0]);
+        numbers.miss_one_less();
+        numbers.miss_one_less();
+        assert_eq!(all(), [0, 0, 0, 0]);
+        for _ in 0..2 {
+            numbers.came(u64::MAX - 3, usize::MAX - 3);
+            numbers.miss(u64::MAX - 3);
+            numbers.supersede(u64::MAX - 3);
+        }
+        assert_eq!(all(), [u64::MAX; 4]);
+        numbers.spoil(5);
+        assert_eq!(all(), [u64::MAX - 5, u64::MAX, u64::MAX, u64::MAX]);
     }
 }

@@ -4,7 +4,6 @@
 //! the producer learns from QUIC how fast this consumer is. It looks at no item: the app decodes them.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -320,7 +319,7 @@ fn begin(arguments: &ReceiverArguments, accepted: &Accepted) -> Result<bool, Ent
     let content = match resume.map(|resume| resume.begins(accepted)).transpose()? {
         None | Some(Beginning::Continues) => None,
         Some(Beginning::Missed(missed)) => {
-            flow.numbers.missed.fetch_add(missed, Ordering::Relaxed);
+            flow.numbers.miss(missed);
             Some(Content::Missed(missed))
         }
         Some(Beginning::Anew) => Some(Content::Restarted),
@@ -344,28 +343,32 @@ async fn deliver(
 ) -> Result<(), ReceiverEnd> {
     let ReceiverArguments { inlet, flow, .. } = arguments;
     let numbers = &flow.numbers;
-    let (content, room) = match read {
+    let content = match read {
         Read::Items { first, count, bytes: items } => {
             let length = items.len();
             // What comes in many small parts costs more than its bytes.
             let room = inlet.room(length.saturating_add(GAP_ROOM)).await.ok_or(ReceiverEnd::Cut)?;
-            numbers.items.fetch_add(u64::from(count), Ordering::Relaxed);
-            let bytes = u64::try_from(length).unwrap_or(u64::MAX);
-            numbers.bytes.fetch_add(bytes, Ordering::Relaxed);
-            (Content::Items(first, Items::new(items)), Some(room))
+            numbers.came(u64::from(count), length);
+            Some((Content::Items(first, Items::new(items)), room))
         }
         Read::Gap { missed } => {
             // It is of a few bytes only, and may be followed by as many more as the producer likes.
             let room = inlet.room(GAP_ROOM).await.ok_or(ReceiverEnd::Cut)?;
-            numbers.missed.fetch_add(missed, Ordering::Relaxed);
-            (Content::Missed(missed), Some(room))
+            numbers.miss(missed);
+            Some((Content::Missed(missed), room))
         }
-        Read::Skip { .. } => return Ok(()),
+        Read::Skip { superseded } => {
+            numbers.supersede(superseded);
+            None
+        }
         Read::End(end) => return Err(ReceiverEnd::Ended(end)),
     };
     let resume = Resume { epoch: accepted.epoch, next: entries.next() };
-    let batch = Batch { flow: Arc::clone(flow), content, _room: room };
-    if inlet.advance(flow, resume, Some(batch)) { Ok(()) } else { Err(ReceiverEnd::Cut) }
+    let batch = content.map(|(content, room)| {
+        let flow = Arc::clone(flow);
+        Batch { flow, content, _room: Some(room) }
+    });
+    if inlet.advance(flow, resume, batch) { Ok(()) } else { Err(ReceiverEnd::Cut) }
 }
 
 /// Puts datagrams of this subscription into the inlet as long as the answer lives; what finds no room is lost.
@@ -388,23 +391,20 @@ fn follow_datagrams(
         }
         let expected = next.unwrap_or(first);
         if number >= expected {
-            numbers.missed.fetch_add(number.saturating_sub(expected), Ordering::Relaxed);
+            numbers.miss(number.saturating_sub(expected));
         } else {
             // It was overtaken, and counted as missed.
-            let less = |missed: u64| Some(missed.saturating_sub(1));
-            let _ = numbers.missed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+            numbers.miss_one_less();
         }
         let after = number.saturating_add(1).max(expected);
         next = Some(after);
         let resume = Resume { epoch, next: after };
         let Some(room) = inlet.try_room(bytes.len().saturating_add(GAP_ROOM)) else {
             inlet.advance(&flow, resume, None);
-            numbers.missed.fetch_add(1, Ordering::Relaxed);
+            numbers.miss(1);
             return false;
         };
-        numbers.items.fetch_add(1, Ordering::Relaxed);
-        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        numbers.bytes.fetch_add(length, Ordering::Relaxed);
+        numbers.came(1, bytes.len());
         let content = Content::Datagram(number, bytes);
         let batch = Batch { flow: Arc::clone(&flow), content, _room: Some(room) };
         inlet.advance(&flow, resume, Some(batch))

@@ -136,7 +136,7 @@ impl<T: Item> ProducerBuilder<T> {
     }
 
     /// How many bytes of items are kept: by so much a consumer may be behind, and one that comes back within so much misses nothing. The default is 1 MiB. The latest items of keys
-    /// come on top, at most [`ProducerBuilder::keys_max`] times [`ProducerBuilder::item_max`].
+    /// come on top, within [`ProducerBuilder::keys_bytes`].
     pub fn keep_bytes(mut self, bytes: u64) -> Self {
         self.limits.bytes = bytes;
         self
@@ -157,6 +157,13 @@ impl<T: Item> ProducerBuilder<T> {
     /// How many keys are kept. The default is 4 096.
     pub fn keys_max(mut self, keys: usize) -> Self {
         self.limits.keys = keys;
+        self
+    }
+
+    /// How many bytes the latest items of all keys may take, with their keys and some 200 bytes for each. The default is 4 MiB. An item that has no room is
+    /// [refused](crate::KeyError::NoRoom), and the one before it stays.
+    pub fn keys_bytes(mut self, bytes: u64) -> Self {
+        self.limits.key_bytes = bytes;
         self
     }
 

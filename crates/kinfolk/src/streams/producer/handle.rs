@@ -43,7 +43,7 @@ const SCRATCH_KEPT: usize = 64 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// It is longer than the producer's items may be, has a key too long, or has one key too many.
+    /// It is longer than the producer's items may be, has a key too long or one key too many, or has no room among the latest items of keys.
     #[error(transparent)]
     Refused(AppendError),
     /// It could not be encoded.

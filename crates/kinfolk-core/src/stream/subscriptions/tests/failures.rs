@@ -14,7 +14,7 @@ fn a_late_end_of_an_old_link_does_not_remove_the_new_one() {
         Input::Ended { attempt: old, end: StreamEnd::Finished, resume: None },
         Input::Refused { attempt: old, refusal: Refusal::NotAllowed },
         Input::Accepted { attempt: old },
-        Input::Poisoned { attempt: old },
+        Input::Poisoned { attempt: old, resume: resume(1) },
         Input::Misbehaved { attempt: old },
     ] {
         assert_eq!(scene.say(late), []);

@@ -32,7 +32,7 @@ enum Word {
     Refused(Refusal),
     Ended(StreamEnd, u64),
     Lost(Option<u64>),
-    Poisoned,
+    Poisoned(u64),
     Misbehaved,
 }
 
@@ -43,7 +43,7 @@ impl Word {
             Self::Refused(refusal) => Input::Refused { attempt, refusal },
             Self::Ended(end, next) => Input::Ended { attempt, end, resume: resume(next) },
             Self::Lost(next) => Input::Lost { attempt, resume: next.and_then(resume) },
-            Self::Poisoned => Input::Poisoned { attempt },
+            Self::Poisoned(next) => Input::Poisoned { attempt, resume: resume(next) },
             Self::Misbehaved => Input::Misbehaved { attempt },
         }
     }
@@ -52,7 +52,7 @@ impl Word {
         match self.clone() {
             Self::Refused(refusal) if refusal.is_final() => Some(Termination::Refused(refusal)),
             Self::Ended(end, _) if end.is_final() => Some(Termination::Ended(end)),
-            Self::Poisoned => Some(Termination::Poisoned),
+            Self::Poisoned(_) => Some(Termination::Poisoned),
             Self::Misbehaved => Some(Termination::Misbehaved),
             _ => None,
         }
@@ -213,10 +213,10 @@ impl World {
             self.live.get_mut(&attempt).unwrap().is_connected = true;
         } else {
             match word {
-                Word::Ended(_, next) => it.resume = resume(*next),
+                Word::Ended(_, next) | Word::Poisoned(next) => it.resume = resume(*next),
                 Word::Lost(None) if live.is_connected => it.resume = None,
                 Word::Lost(Some(next)) => it.resume = resume(*next),
-                Word::Poisoned | Word::Misbehaved => it.resume = None,
+                Word::Misbehaved => it.resume = None,
                 _ => {}
             }
             let bar = word.termination().map(|why| Bar {
@@ -371,7 +371,7 @@ fn word() -> impl Strategy<Value = Word> {
         4 => refusal.prop_map(Word::Refused),
         3 => (end, 0_u64..9).prop_map(|(end, next)| Word::Ended(end, next)),
         4 => prop::option::of(0_u64..9).prop_map(Word::Lost),
-        1 => Just(Word::Poisoned),
+        1 => (0_u64..9).prop_map(Word::Poisoned),
         1 => Just(Word::Misbehaved),
     ]
 }
