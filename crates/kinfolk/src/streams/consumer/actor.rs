@@ -14,7 +14,7 @@ use iroh::EndpointId;
 use kinfolk_core::catalog::Entry;
 use kinfolk_core::record::{Offer, Seq};
 use kinfolk_core::stream::{Attempt, SourceState, Subscriptions, Termination, subscriptions};
-use kinfolk_core::wire::subscription::{Accepted, Refusal, Resume, StreamEnd};
+use kinfolk_core::wire::subscription::{Refusal, Resume, StreamEnd};
 use ractor::{ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use subscriptions::{Input, Output, Withdrawal};
 use tokio::sync::{Notify, watch};
@@ -55,7 +55,7 @@ pub(crate) enum ConsumerMessage {
     /// A peer is no source any more.
     Withdrawn(EndpointId, Withdrawal),
     /// A producer has accepted.
-    Accepted(Attempt, Accepted),
+    Accepted(Attempt),
     /// The app cannot read what a source sends.
     Poisoned(Attempt, Arc<str>),
     /// The app has a new ticket.
@@ -90,8 +90,7 @@ pub(crate) struct ConsumerState {
 /// A subscription.
 struct Receiving {
     actor: ActorRef<ReceiverMessage>,
-    peer: EndpointId,
-    attempt: Attempt,
+    flow: Arc<Flow>,
     /// It was told to end: what it says of its end is of no interest.
     is_cut: bool,
     is_up: bool,
@@ -175,7 +174,7 @@ impl Drop for ConsumerState {
     fn drop(&mut self) {
         if self.inlet.clear_actor(self.me.get_id()) {
             for receiving in self.receivers.values() {
-                self.inlet.known(&receiving.peer, |source| {
+                self.inlet.known(&receiving.flow.source, |source| {
                     source.state = SourceState::Connecting;
                     source.connected_since = None;
                 });
@@ -191,7 +190,7 @@ impl Drop for ConsumerState {
                 self.context.counters.count(Family::SourceEnded, reason.name());
             }
             if receiving.is_up {
-                let (stream, peer) = (self.inlet.terms.name.clone(), receiving.peer);
+                let (stream, peer) = (self.inlet.terms.name.clone(), receiving.flow.source);
                 self.context.emit(NodeEvent::SourceDown { stream, peer, reason });
             }
         }
@@ -259,7 +258,7 @@ impl ConsumerState {
                 self.input(Input::Withdrawn { peer, why }).await;
                 self.noted.notify_one();
             }
-            ConsumerMessage::Accepted(attempt, accepted) => self.accepted(attempt, accepted).await,
+            ConsumerMessage::Accepted(attempt) => self.accepted(attempt).await,
             ConsumerMessage::Poisoned(attempt, reason) => {
                 let mut resume = None;
                 if let Some(peer) = self.peer_of(attempt) {
@@ -288,23 +287,29 @@ impl ConsumerState {
 
     fn peer_of(&self, attempt: Attempt) -> Option<EndpointId> {
         let mut receivers = self.receivers.values();
-        receivers.find(|receiving| receiving.attempt == attempt).map(|receiving| receiving.peer)
+        receivers
+            .find(|receiving| receiving.flow.attempt == attempt)
+            .map(|receiving| receiving.flow.source)
     }
 
     fn note_error(&self, peer: &EndpointId, reason: Arc<str>) {
         self.inlet.known(peer, |source| source.last_error = Some(reason));
     }
 
-    async fn accepted(&mut self, attempt: Attempt, accepted: Accepted) {
+    /// Takes note that a producer has accepted, if that is so and not known yet.
+    async fn accepted(&mut self, attempt: Attempt) {
         let mut receivers = self.receivers.values_mut();
-        let Some(receiving) = receivers.find(|receiving| receiving.attempt == attempt) else {
+        let Some(receiving) = receivers.find(|receiving| receiving.flow.attempt == attempt) else {
             return;
         };
+        let Some(accepted) = receiving.flow.accepted.get().filter(|_| !receiving.is_up) else {
+            return;
+        };
+        let (peer, channel) = (receiving.flow.source, accepted.channel);
         receiving.is_up = true;
-        let peer = receiving.peer;
         // One that was cut may be no source any more.
         self.inlet.known(&peer, |source| {
-            source.channel = Some(accepted.channel);
+            source.channel = Some(channel);
             source.numbers.subscribed.fetch_add(1, Ordering::Relaxed);
         });
         let stream = self.inlet.terms.name.clone();
@@ -355,7 +360,7 @@ impl ConsumerState {
 
     fn cut(&mut self, attempt: Attempt) {
         for receiving in self.receivers.values_mut() {
-            if receiving.attempt == attempt {
+            if receiving.flow.attempt == attempt {
                 receiving.is_cut = true;
                 receiving.actor.stop(None);
             }
@@ -380,7 +385,7 @@ impl ConsumerState {
             context: Arc::clone(&self.context),
             consumer: self.me.clone(),
             inlet: Arc::clone(&self.inlet),
-            flow,
+            flow: Arc::clone(&flow),
             // A machine that was started anew, or has forgotten the source meanwhile, does not know how far it was.
             resume: kept.or(resume),
             introduce,
@@ -391,7 +396,7 @@ impl ConsumerState {
         match tokio::time::timeout(CHILD_START, starting).await {
             Ok(Ok((actor, _))) => {
                 let (is_cut, is_up, since) = (false, false, Instant::now());
-                let receiving = Receiving { actor, peer, attempt, is_cut, is_up, since, ticket };
+                let receiving = Receiving { actor, flow, is_cut, is_up, since, ticket };
                 self.receivers.insert(receiving.actor.get_id(), receiving);
             }
             Ok(Err(_)) | Err(_) => {
@@ -405,8 +410,13 @@ impl ConsumerState {
     }
 
     async fn receiver_ended(&mut self, actor: ActorId, end: ChildEnd) {
+        if let Some(receiving) = self.receivers.get(&actor) {
+            // That a child has ended is heard before all that it has said.
+            self.accepted(receiving.flow.attempt).await;
+        }
         let Some(receiving) = self.receivers.remove(&actor) else { return };
-        let Receiving { peer, attempt, is_cut, is_up, ticket, .. } = receiving;
+        let Receiving { flow, is_cut, is_up, ticket, .. } = receiving;
+        let (peer, attempt) = (flow.source, flow.attempt);
         let end = match end {
             ChildEnd::Stopped(state) => {
                 let state = state.and_then(|mut state| state.take::<ReceiverState>().ok());

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use iroh::EndpointId;
 use kinfolk_core::record::Record;
 use kinfolk_core::stream::{Attempt, Items, Schema, SourceState, StreamName};
-use kinfolk_core::wire::subscription::{Channel, Resume};
+use kinfolk_core::wire::subscription::{Accepted, Channel, Resume};
 use ractor::{ActorId, ActorRef};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
@@ -84,8 +84,8 @@ pub(crate) struct Flow {
     consumer: ActorRef<ConsumerMessage>,
     /// Nothing of it is wanted any more.
     is_spoilt: AtomicBool,
-    /// Epoch and first item of a producer that sends datagrams, once it has said that it does.
-    pub(crate) datagrams: OnceLock<(u64, u64)>,
+    /// What the producer has said, once the flow has begun.
+    pub(crate) accepted: OnceLock<Accepted>,
     /// The app has read all items below this number.
     taken: AtomicU64,
     pub(crate) took: Notify,
@@ -203,7 +203,7 @@ impl Flow {
             numbers,
             consumer,
             is_spoilt: AtomicBool::new(false),
-            datagrams: OnceLock::new(),
+            accepted: OnceLock::new(),
             taken: AtomicU64::new(0),
             took: Notify::new(),
         })

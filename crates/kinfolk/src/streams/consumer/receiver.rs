@@ -202,8 +202,7 @@ async fn subscribe(arguments: &ReceiverArguments) -> Result<Never, ReceiverEnd> 
     if !begun.map_err(|error| misbehaved(&mut recv, error.code(), &error))? {
         return Err(ReceiverEnd::Cut);
     }
-    let telling = ConsumerMessage::Accepted(flow.attempt, accepted.clone());
-    if arguments.consumer.send_message(telling).is_err() {
+    if arguments.consumer.send_message(ConsumerMessage::Accepted(flow.attempt)).is_err() {
         return Err(ReceiverEnd::Cut);
     }
     let mut entries = Entries::new(&accepted, terms.item_max);
@@ -327,9 +326,9 @@ fn begin(arguments: &ReceiverArguments, accepted: &Accepted) -> Result<bool, Ent
     let batch = content.map(|content| Batch { flow: Arc::clone(flow), content, _room: None });
     let resume = Resume { epoch: accepted.epoch, next: accepted.next };
     let is_current = inlet.advance(flow, resume, batch);
-    if accepted.channel == Channel::Datagram {
+    if is_current {
         // It is the first time that this flow begins.
-        let _ = flow.datagrams.set((accepted.epoch, accepted.next));
+        let _ = flow.accepted.set(accepted.clone());
     }
     Ok(is_current)
 }
@@ -385,7 +384,9 @@ fn follow_datagrams(
     recv.link().follow_datagrams(context, id, move |number, bytes| {
         let numbers = &flow.numbers;
         // A producer that sends no datagrams, or has not answered, has no business to send any.
-        let Some((epoch, first)) = flow.datagrams.get().copied() else { return false };
+        let accepted = flow.accepted.get();
+        let accepted = accepted.filter(|accepted| accepted.channel == Channel::Datagram);
+        let Some(&Accepted { epoch, next: first, .. }) = accepted else { return false };
         if bytes.len() > inlet.terms.item_max || !inlet.is_current(&flow) {
             return false;
         }
