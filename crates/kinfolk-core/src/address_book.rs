@@ -298,6 +298,12 @@ impl AddressBook {
         self.peers.contains_key(peer)
     }
 
+    /// Whether the app has configured an address of `peer`.
+    #[must_use]
+    pub fn is_configured(&self, peer: &EndpointId) -> bool {
+        self.peers.get(peer).is_some_and(|entry| !entry.configured.is_empty())
+    }
+
     /// The addresses of `peer` one by one: the configured, then the learned with the newest success
     /// first, then the signed. One that is signed may also be among the others.
     pub fn known(&self, peer: &EndpointId) -> impl Iterator<Item = KnownAddress<'_>> {

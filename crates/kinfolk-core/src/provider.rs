@@ -4,6 +4,14 @@
 //! which were in trouble of late. A [`Search`] is one call: it names the provider to ask next, once for each until all have
 //! failed. [`after_attempt`] is the retry rule across providers: another one is asked only if the first certainly did
 //! not act on the request, or if it may be acted on twice. It never sends anything, reads no clock and draws no random number.
+//!
+//! # Hearsay
+//!
+//! Anybody can make up providers, thousands of them, with the address of a victim. So one of which only others told is asked after those that
+//! are [backed](Candidate::is_backed), and a call tries at most [`HEARSAY_MAX`] times in vain: then it waits for one that is backed. One that
+//! is reached is hearsay no more, and does not count. Where all are hearsay, the honest ones too, a call asks any of those that the node has not
+//! missed of late: each call goes on where those before it failed, so that one that is there is found. The price is that nobody is asked on
+//! hearsay to spread the load, before those that are backed are in trouble.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,6 +20,7 @@ use iroh_base::EndpointId;
 
 use crate::code::Code;
 use crate::intent::{Failure, Outcome};
+use crate::liveness;
 use crate::record::Seq;
 
 /// Differences of distance below this do not count: providers in one building are equals, and share the load (a guess).
@@ -28,6 +37,13 @@ const NO_WAY: Duration = Duration::from_secs(2);
 
 /// How long a provider counts as in trouble: at first, and at most after failing again and again (guesses).
 const TROUBLE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// The same for one that had a request and was silent until the caller's time was over, or until another provider had answered (guesses, the last as in
+/// [`liveness`]): it costs a call not a round trip but its time.
+const SILENCE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(900));
+
+/// How many times one call asks providers in vain of which only others told: where half of these are there, one call in 256 meets none (a guess).
+pub const HEARSAY_MAX: u32 = 8;
 
 /// How long a call waits before it asks the same provider again: at first, and at most (guesses).
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -61,6 +77,10 @@ pub struct Candidate {
     pub seq: Seq,
     /// How far away it is.
     pub distance: Distance,
+    /// Whether it was missed of late.
+    pub liveness: liveness::Standing,
+    /// Whether more than the word of others says that it is there: a session, its own word, or the app's.
+    pub is_backed: bool,
     /// What this node has with it.
     pub load: Load,
 }
@@ -80,6 +100,17 @@ impl Candidate {
         let calls = u32::try_from(self.load.in_flight).unwrap_or(u32::MAX);
         distance.saturating_add(PER_CALL.saturating_mul(calls))
     }
+
+    /// What speaks against asking it before others, the weightiest first.
+    fn doubts(&self) -> [bool; 4] {
+        let is_lost = self.liveness == liveness::Standing::Doubtful;
+        [
+            self.load.is_troubled,
+            is_lost || self.distance == Distance::NoWay,
+            !self.is_backed,
+            self.liveness == liveness::Standing::Due,
+        ]
+    }
 }
 
 /// What a node has with one provider at one moment.
@@ -87,7 +118,7 @@ impl Candidate {
 pub struct Load {
     /// Calls of this node that it has not answered.
     pub in_flight: usize,
-    /// Whether it was busy or failed a moment ago.
+    /// Whether it was busy, failed or was silent of late, or whether one call is finding out if that is over.
     pub is_troubled: bool,
 }
 
@@ -98,8 +129,24 @@ pub enum News {
     Answered,
     /// It was busy, or failed.
     Trouble,
+    /// It had the request, and had not answered when the caller's time was over, or when another provider that was asked later had.
+    Silence,
     /// Nothing: the caller gave up, for example.
     Nothing,
+}
+
+impl News {
+    /// What a failed attempt says of the provider. `is_safe` as in [`after_attempt`], of this request: whether the provider did not have it for certain.
+    pub fn of_failure(outcome: Outcome, is_safe: bool) -> Self {
+        match after_attempt(outcome, true) {
+            Verdict::Elsewhere(Standing::Failed) if outcome == Outcome::TimedOut && !is_safe => {
+                Self::Silence
+            }
+            Verdict::Elsewhere(Standing::Failed) => Self::Trouble,
+            // It answered as it would answer everybody.
+            Verdict::Elsewhere(Standing::Refuses | Standing::Away) | Verdict::End => Self::Nothing,
+        }
+    }
 }
 
 /// What a node has with all providers that it asks.
@@ -112,16 +159,34 @@ struct Account {
     /// How many times in a row it was in trouble, and until when that counts.
     troubles: u32,
     until: Option<Instant>,
+    /// How much longer it is remembered, so that the next one counts for longer.
+    memory: Duration,
 }
 
 impl Account {
-    fn is_troubled(&self, now: Instant) -> bool {
+    fn is_within(&self, now: Instant) -> bool {
         self.until.is_some_and(|until| now < until)
     }
 
-    /// A trouble is remembered for a while after it counts, so that the next one counts for longer.
+    /// When its time is over, one call finds out whether the provider is out of it, and not all that come meanwhile.
+    fn is_troubled(&self, now: Instant) -> bool {
+        self.is_within(now) || self.troubles > 0 && self.in_flight > 0
+    }
+
+    fn trouble(&mut self, now: Instant, lasts: (Duration, Duration)) {
+        let is_within = self.is_within(now);
+        if !is_within {
+            self.troubles = self.troubles.saturating_add(1);
+        }
+        // Of many calls that fail together, which are one trouble, the first counts, or the worst.
+        if !is_within || lasts.1 > self.memory {
+            self.until = now.checked_add(doubled(lasts, self.troubles.saturating_sub(1)));
+            self.memory = self.memory.max(lasts.1);
+        }
+    }
+
     fn is_idle(&self, now: Instant) -> bool {
-        let forgotten = self.until.and_then(|until| until.checked_add(TROUBLE.1));
+        let forgotten = self.until.and_then(|until| until.checked_add(self.memory));
         self.in_flight == 0 && forgotten.is_none_or(|forgotten| forgotten <= now)
     }
 }
@@ -139,13 +204,12 @@ impl Loads {
         let Some(account) = self.0.get_mut(id.as_bytes()) else { return };
         account.in_flight = account.in_flight.saturating_sub(1);
         match news {
-            News::Answered => (account.troubles, account.until) = (0, None),
-            // Many calls that fail together are one trouble.
-            News::Trouble if !account.is_troubled(now) && !is_full => {
-                account.until = now.checked_add(doubled(TROUBLE, account.troubles));
-                account.troubles = account.troubles.saturating_add(1);
+            News::Answered => {
+                *account = Account { in_flight: account.in_flight, ..Account::default() }
             }
-            News::Trouble | News::Nothing => {}
+            News::Trouble if !is_full => account.trouble(now, TROUBLE),
+            News::Silence if !is_full => account.trouble(now, SILENCE),
+            News::Trouble | News::Silence | News::Nothing => {}
         }
         if account.is_idle(now) {
             self.0.remove(id.as_bytes());
@@ -188,11 +252,13 @@ pub enum Verdict {
 /// Decides whether a call that a provider did not answer may be made to another one. `is_safe` says that no payload was sent that the provider may have
 /// acted on, or that it may be acted on twice.
 ///
-/// A refusal proves that no handler had the request. What a handler itself said is an answer, even to a call that is idempotent: the next one
-/// would be likely to say the same, and a request that makes handlers panic is kept from making its way through all of them.
+/// A refusal with a code that [promises it](Code::never_served) proves that no handler had the request. What a handler itself said is an
+/// answer, even to a call that is idempotent: the next one would be likely to say the same, and a request that makes handlers panic is kept from
+/// making its way through all of them.
 pub fn after_attempt(outcome: Outcome, is_safe: bool) -> Verdict {
     use Verdict::{Elsewhere, End};
     match outcome {
+        Outcome::Refused(code) if !is_safe && !code.never_served() => End,
         Outcome::Refused(Code::UnknownProtocol | Code::ShuttingDown) => Elsewhere(Standing::Away),
         Outcome::Refused(
             Code::NotAllowed
@@ -262,47 +328,61 @@ pub enum Choice {
 #[derive(Debug, Default)]
 pub struct Search {
     asked: BTreeMap<IdBytes, Asked>,
+    /// How many times any was asked on the word of others alone.
+    on_hearsay: u32,
 }
 
 #[derive(Debug)]
 struct Asked {
     attempts: u32,
+    /// How many of them on the word of others alone.
+    on_hearsay: u32,
     /// `None` while the provider has the request.
     standing: Option<Standing>,
     seq: Seq,
+    asked_at: Instant,
     again_at: Instant,
 }
 
+impl Asked {
+    /// What the provider is to the call, now that its record has this number. With a new one it may serve what it refused; how often it was
+    /// asked is not forgotten, as a new record costs nothing.
+    fn standing(&self, seq: Seq) -> Option<Standing> {
+        match self.standing {
+            Some(Standing::Away | Standing::Refuses) if self.seq != seq => Some(Standing::Failed),
+            standing => standing,
+        }
+    }
+}
+
 impl Search {
-    /// Names the provider to ask next: of those that this call has asked the fewest times one that is in no trouble, and of these one with the
-    /// least cost, made of distance and load. `random` is uniform, and chooses among equals.
+    /// Names the provider to ask next: of those that this call has asked the fewest times one that is in no trouble; of these one that was not
+    /// missed a short while ago, backed before hearsay; and of these one with the least cost, made of distance and load. `random` is uniform, and
+    /// chooses among equals.
     pub fn choose(&self, now: Instant, candidates: &[Candidate], random: u64) -> Choice {
         let mut best = Vec::new();
         let mut best_rank = None;
         let (mut fresh, mut refusing) = (0_usize, 0_usize);
         let mut pause: Option<Instant> = None;
+        let follows_hearsay = self.follows_hearsay(candidates);
         for candidate in candidates {
             let asked = self.asked.get(candidate.id.as_bytes());
-            let asked = asked.filter(|asked| match asked.standing {
-                // It says something new.
-                Some(Standing::Away | Standing::Refuses) => asked.seq == candidate.seq,
-                Some(Standing::Failed) | None => true,
-            });
-            match asked.map(|asked| asked.standing) {
-                None => fresh = fresh.saturating_add(1),
+            let is_open = candidate.is_backed || follows_hearsay;
+            match asked.map(|asked| asked.standing(candidate.seq)) {
+                None if is_open => fresh = fresh.saturating_add(1),
                 Some(Some(Standing::Refuses)) => {
                     refusing = refusing.saturating_add(1);
                     continue;
                 }
-                Some(Some(Standing::Away) | None) => continue,
-                Some(Some(Standing::Failed)) => {}
+                Some(Some(Standing::Failed)) if is_open => {}
+                None | Some(Some(Standing::Away | Standing::Failed) | None) => continue,
             }
             if let Some(at) = asked.map(|asked| asked.again_at).filter(|at| *at > now) {
                 pause = Some(pause.map_or(at, |pause| pause.min(at)));
                 continue;
             }
             let attempts = asked.map_or(0, |asked| asked.attempts);
-            let rank = (attempts, candidate.load.is_troubled, candidate.cost());
+            let rank = (attempts, candidate.doubts(), candidate.cost());
             if best_rank.is_none_or(|best| rank < best) {
                 best_rank = Some(rank);
                 best.clear();
@@ -323,12 +403,38 @@ impl Search {
         }
     }
 
-    /// The provider is asked now; its record has this number.
-    pub fn asking(&mut self, now: Instant, id: &EndpointId, seq: Seq) {
-        let fresh = Asked { attempts: 0, standing: None, seq, again_at: now };
-        let asked = self.asked.entry(*id.as_bytes()).or_insert(fresh);
+    /// Whether one more may be asked on the word of others. Whoever turned out to be there does not count.
+    fn follows_hearsay(&self, candidates: &[Candidate]) -> bool {
+        let backed = candidates.iter().filter(|candidate| candidate.is_backed);
+        let there = backed.filter_map(|candidate| self.asked.get(candidate.id.as_bytes()));
+        let redeemed = there.fold(0_u32, |sum, asked| sum.saturating_add(asked.on_hearsay));
+        self.on_hearsay.saturating_sub(redeemed) < HEARSAY_MAX
+    }
+
+    /// The provider is asked now.
+    pub fn asking(&mut self, now: Instant, provider: &Candidate) {
+        let seq = provider.seq;
+        let asked = self.asked.entry(*provider.id.as_bytes()).or_insert(Asked {
+            attempts: 0,
+            on_hearsay: 0,
+            standing: None,
+            seq,
+            asked_at: now,
+            again_at: now,
+        });
         asked.attempts = asked.attempts.saturating_add(1);
-        (asked.standing, asked.seq) = (None, seq);
+        (asked.standing, asked.seq, asked.asked_at) = (None, seq, now);
+        if !provider.is_backed {
+            asked.on_hearsay = asked.on_hearsay.saturating_add(1);
+            self.on_hearsay = self.on_hearsay.saturating_add(1);
+        }
+    }
+
+    /// Whether a provider still has the request that another one has answered which was asked later.
+    pub fn is_overtaken(&self, id: &EndpointId, by: &EndpointId) -> bool {
+        let [one, other] = [id, by].map(|id| self.asked.get(id.as_bytes()));
+        one.zip(other)
+            .is_some_and(|(one, other)| one.standing.is_none() && one.asked_at < other.asked_at)
     }
 
     /// The provider did not answer, and another one may be asked.

@@ -61,7 +61,6 @@ use iroh_base::EndpointId;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use crate::catalog::Weight;
 use crate::liveness::{Liveness, Standing};
 
 mod budget;
@@ -607,11 +606,7 @@ fn is_much(learnt: usize, view: View<'_>) -> bool {
 
 /// Whether the addresses of a peer are known from others alone.
 fn is_hearsay(peer: &EndpointId, view: View<'_>) -> bool {
-    let is_backed = view.known.get(peer).is_some_and(|entry| match entry.weight() {
-        Weight::Proven => true,
-        Weight::FirstHand => entry.liveness().failures() == 0,
-        Weight::Hearsay => false,
-    });
+    let is_backed = view.known.get(peer).is_some_and(|entry| entry.is_backed());
     !is_backed && !view.bootstrap.contains(peer) && !view.neighbours.contains(peer)
 }
 

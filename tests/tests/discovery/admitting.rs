@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kinfolk::error::OpenError;
+use kinfolk::error::{OpenError, StreamError};
 use kinfolk::{
     Code, EndpointAddr, Metrics, NodeEvent, ProtocolName, Removal, SecretKey, Service, Topic,
 };
@@ -12,7 +12,7 @@ use kinfolk_core::wire::Answer;
 use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::guest::{Guest, hello};
 use kinfolk_tests::support::host::Host;
-use kinfolk_tests::support::node::{NEXT, builder};
+use kinfolk_tests::support::node::{ECHO, NEXT, builder};
 use kinfolk_tests::support::stranger::{Nobody, Stranger};
 use kinfolk_tests::support::teller::{EXCHANGE, answer, exchange, key, lore, record};
 use kinfolk_tests::support::wait::eventually;
@@ -113,6 +113,48 @@ async fn a_peer_that_refuses_exchanges_as_unknown_too_is_asked_once() {
     let error = node.call::<_, u64>(host.addr.clone(), NEXT, &1_u64).await.expect_err("never");
     assert!(error.to_string().contains("unknown"), "{error}");
     assert_eq!(host.asked.load(Ordering::Relaxed), 1);
+    over([node]).await;
+}
+
+/// A host that takes a stream of the app only from a node that has exchanged catalogs with it since it refused one.
+async fn reserved() -> (EndpointAddr, JoinHandle<()>) {
+    let mut host = Host::bind(66).await;
+    let addr = host.addr();
+    let task = tokio::spawn(async move {
+        let known = lore(host.id(), [record(&SecretKey::from_bytes(&[66; 32]), 1, None)]);
+        let dialled = host.welcomed().await;
+        let (mut is_refused, mut is_known, mut taken) = (false, false, Vec::new());
+        loop {
+            let mut stream = dialled.stream().await;
+            if stream.header.protocol == EXCHANGE {
+                answer(&mut stream.send, &mut stream.receive, known.clone()).await;
+                is_known = is_refused;
+            } else if stream.header.protocol == ECHO && is_known {
+                (is_refused, is_known) = (false, false);
+                stream.answer(Answer::Ack).await;
+                taken.push(stream);
+            } else {
+                is_refused |= stream.header.protocol == ECHO;
+                stream.answer(Answer::Refuse(Code::UnknownPeer)).await;
+            }
+        }
+    });
+    (addr, task)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_opened_only_on_a_live_session_is_introduced_too_and_what_is_opened_eagerly_is_not()
+{
+    let (addr, _task) = reserved().await;
+    let node = discovering(1).limits(short_silence()).spawn().await.expect("it starts");
+    drop(node.open(addr.clone(), ECHO).await.expect("at the second try"));
+    drop(node.try_open(addr.id, ECHO).await.expect("at the second try, on the same session"));
+    let (_send, mut recv) = node.open_eager(addr.id, ECHO).await.expect("nobody was asked yet");
+    let read = recv.read_chunk(1).await;
+    assert_eq!(read.err(), Some(StreamError::Refused(Code::UnknownPeer)));
+    node.sync_with(addr.id).await.expect("an exchange");
+    let (_send, mut recv) = node.open_eager(addr.id, ECHO).await.expect("nobody was asked yet");
+    recv.answered().await.expect("it is known by now");
     over([node]).await;
 }
 

@@ -90,6 +90,30 @@ async fn a_peer_that_does_not_answer_is_given_up_at_the_deadline() {
 }
 
 #[tokio::test]
+async fn the_time_for_all_responses_is_over_for_the_request_too() {
+    let (alice, mut host) = (node(1).await, Host::bind(2).await);
+    let address = host.addr();
+    let options = Options::new().total(ms(500));
+    let begun = std::time::Instant::now();
+    let asking = alice.call_stream_with::<_, u64>(address, COUNT, &1_u64, options);
+    let silent = async {
+        let dialled = host.welcomed().await;
+        let _asked = dialled.stream().await;
+        std::future::pending::<()>().await;
+    };
+    let outcome = within(SOON * 2, "an outcome", async {
+        tokio::select! {
+            outcome = asking => outcome,
+            () = silent => unreachable!("it never ends"),
+        }
+    });
+    let outcome = outcome.await.expect_err("no answer");
+    assert!(matches!(outcome, CallError::Intent(OpenError::TimedOut { .. })), "{outcome:?}");
+    // The deadline of the limits is longer.
+    assert!(begun.elapsed() < quick_limits().intent_deadline / 2, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn the_deadline_is_over_with_the_answer_and_the_time_for_all_responses_is_not() {
     let (alice, bob) = (node(1).await, node(2).await);
     let mut told = serve_never_ending(&bob).await;

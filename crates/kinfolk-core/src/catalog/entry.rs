@@ -163,6 +163,16 @@ impl Entry {
         self.liveness.as_deref().unwrap_or(NEVER_MISSED)
     }
 
+    /// Whether more than the word of others speaks for its addresses: a session of ours, or its owner's own word, which a failed contact spoils. To make
+    /// up a peer that is backed costs a session.
+    pub fn is_backed(&self) -> bool {
+        match self.weight() {
+            Weight::Proven => true,
+            Weight::FirstHand => self.liveness().failures() == 0,
+            Weight::Hearsay => false,
+        }
+    }
+
     /// The addresses of the record that may be dialled, given who handed it over.
     pub fn addresses(&self) -> impl Iterator<Item = TransportAddr> + '_ {
         self.told.record.addresses_from(self.reach())

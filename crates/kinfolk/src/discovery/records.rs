@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use iroh::{EndpointAddr, EndpointId};
-use kinfolk_core::address_book::Slot;
 use kinfolk_core::catalog::{
     Catalog, CatalogLimits, Entry, Ignored, Input, Keep as Kept, Output, Removal, Snapshot,
 };
+use kinfolk_core::code::Code;
 use kinfolk_core::peer_link::{DialFailure, Direction, LinkEnd};
 use kinfolk_core::record::{Offer, Topic};
 use kinfolk_core::secret_topic::{Binding, SecretTopic, TooManySecretTopics};
@@ -282,6 +282,7 @@ impl Context {
             LinkEnd::DialFailed(
                 F::TimedOut | F::Refused | F::NoCommonProtocol | F::WrongIdentity,
             )
+            | LinkEnd::Closed(Code::HelloTimeout)
             | LinkEnd::Lost => {
                 self.note(Input::Missed(peer));
             }
@@ -332,10 +333,7 @@ impl Context {
     /// The app has given or taken back addresses of a peer.
     pub(crate) fn note_configured(&self, peer: EndpointId) {
         let known = &mut lock(&self.records.known);
-        let wanted = {
-            let book = &lock(&self.retained).book;
-            book.known(&peer).any(|known| known.slot == Slot::Configured)
-        };
+        let wanted = lock(&self.retained).book.is_configured(&peer);
         self.note_in(known, Input::Keep { peer, keep: Kept::Configured, wanted });
     }
 

@@ -129,7 +129,9 @@ impl Node {
     /// the first read. Cancel safe.
     ///
     /// Once returned, a stream is not opened again on another link by itself: its payload is the caller's. Until the answer was read,
-    /// nothing says that the peer took the stream; if the session is closed before that, it may never have.
+    /// nothing says that the peer took the stream; if the session is closed before that, it may never have. So it
+    /// is with a peer that serves only whom it knows, and does not know this node: the first read ends with [`Code::UnknownPeer`](crate::Code::UnknownPeer),
+    /// and [`Node::sync_with`] introduces this node before the caller opens again, which [`Node::open`] does by itself.
     pub async fn open_eager(
         &self,
         peer: impl Into<Peer>,
@@ -149,7 +151,8 @@ impl Node {
         open::open(&self.context, peer.into(), protocol, StreamMode::Eager, options).await
     }
 
-    /// Opens a stream like [`Node::open`] if a session is live, and fails with [`OpenError::NotConnected`] at once if not. Cancel safe.
+    /// Opens a stream like [`Node::open`] if a session is live, and fails with [`OpenError::NotConnected`] at once if not. To a peer that does not know this
+    /// node it is introduced as there, by an exchange over that session. Cancel safe.
     pub async fn try_open(
         &self,
         peer: EndpointId,
@@ -217,11 +220,14 @@ impl Node {
     /// Sends a typed request to a peer that offers the protocol, whoever it is, and waits for the typed response. Who offers it says its
     /// record, see [`Service::offered`]; where nobody does, one that appears within the deadline is asked. This node itself is never asked.
     ///
-    /// The nearest by round-trip time is asked that has few calls of this node and was not busy or failing a moment ago; equals share the calls at
+    /// The nearest by round-trip time is asked that has few calls of this node and was not busy, failing or silent of late; equals share the calls at
     /// random. One that cannot be reached gets a share of the time alone, and another one is asked instead. So it is where a provider refuses. Once the request is sent
     /// to one, it is sent to no other, unless the first certainly did not act on it: when the link is lost meanwhile, the call ends as [`OpenError::Unknown`]. A
-    /// request that is [`Options::idempotent`] is sent to another one then, and to another one beside the first where that takes long. What a handler says
-    /// is an answer, also where it says that it failed.
+    /// request that is [`Options::idempotent`] is sent to another one then, and to another one beside the first where that takes long, to three at
+    /// most at once. What a handler says is an answer, also where it says that it failed.
+    ///
+    /// Anybody can make up providers. Those that this node has had a session with, that have told it of themselves, or whose address the app has given, are asked before
+    /// those of which only others told, unless they are in trouble; of the latter a call tries at most [eight](kinfolk_core::provider::HEARSAY_MAX) in vain.
     ///
     /// ```
     /// use kinfolk::{Node, ProtocolName, Service};

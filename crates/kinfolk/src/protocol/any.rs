@@ -12,12 +12,13 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use iroh::EndpointId;
+use kinfolk_core::catalog::Entry;
 use kinfolk_core::id::ProtocolName;
 use kinfolk_core::intent::{Failure, Outcome};
 use kinfolk_core::provider::{
-    Candidate, Choice, Distance, Loads, News, Search, Standing, Verdict, after_attempt, reach_share,
+    Candidate, Choice, Distance, Loads, News, Search, Verdict, after_attempt, reach_share,
 };
-use kinfolk_core::record::{Offer, Seq};
+use kinfolk_core::record::Offer;
 use kinfolk_core::wire::call_prefix;
 
 use crate::context::Context;
@@ -51,6 +52,7 @@ pub(crate) async fn call_any(
         options: &options,
         deadline: options.deadline_from(context, started),
         search: Search::default(),
+        under_way: Vec::new(),
         last: None,
         sought_at: None,
     };
@@ -80,6 +82,8 @@ struct AnyCall<'a> {
     options: &'a Options,
     deadline: Instant,
     search: Search,
+    /// Who has been asked and has not answered: a handful.
+    under_way: Vec<InFlight<'a>>,
     /// How the last attempt failed.
     last: Option<OpenError>,
     /// When the walkers were last told to look around.
@@ -147,14 +151,13 @@ impl<'a> AnyCall<'a> {
             };
             tokio::select! {
                 biased;
-                Some((id, result)) = attempts.next() => match result {
-                    Ok(response) => return Ok(response),
-                    Err(failed) => {
-                        self.failed(&id, failed)?;
-                        // Whoever was asked beside others and is of no use is replaced at once.
-                        impatient_at = Instant::now();
+                Some((id, result)) = attempts.next() => {
+                    if let Some(response) = self.ended(&id, result)? {
+                        return Ok(response);
                     }
-                },
+                    // Whoever was asked beside others and is of no use is replaced at once.
+                    impatient_at = Instant::now();
+                }
                 _ = changes.recv(), if is_waiting => {}
                 end = self.context.closed() => return Err(OpenError::Closed(NodeClosed(end))),
                 // Attempts end at the deadline by themselves, and know the cause.
@@ -179,27 +182,36 @@ impl<'a> AnyCall<'a> {
 
     fn candidates(&self, now: Instant, offer: &Offer) -> Vec<Candidate> {
         let known = self.context.records.snapshot();
-        let offering = known.with_offer(offer).map(|entry| (entry.id(), entry.record().seq()));
+        let offering = known.with_offer(offer);
         offering
-            .filter(|(id, _)| !self.context.is_banned(id))
-            .map(|(id, seq)| self.candidate(now, id, seq))
+            .filter(|entry| !self.context.is_banned(&entry.id()))
+            .map(|entry| self.candidate(now, entry))
             .collect()
     }
 
-    fn candidate(&self, now: Instant, id: EndpointId, seq: Seq) -> Candidate {
+    fn candidate(&self, now: Instant, entry: &Entry) -> Candidate {
+        let id = entry.id();
         let link = self.context.directory.get(&id);
-        let distance = match link.and_then(|link| link.rtt()) {
-            Some(rtt) => Distance::Measured(rtt),
-            None if self.context.has_way_to(&id) => Distance::Unknown,
-            None => Distance::NoWay,
-        };
-        Candidate { id, seq, distance, load: lock(&self.context.providers).of(now, &id) }
+        let is_configured = lock(&self.context.retained).book.is_configured(&id);
+        Candidate {
+            id,
+            seq: entry.record().seq(),
+            liveness: entry.liveness().standing(now),
+            is_backed: link.is_some() || is_configured || entry.is_backed(),
+            distance: match link.and_then(|link| link.rtt()) {
+                Some(rtt) => Distance::Measured(rtt),
+                None if self.context.has_way_to(&id) => Distance::Unknown,
+                None => Distance::NoWay,
+            },
+            load: lock(&self.context.providers).of(now, &id),
+        }
     }
 
     /// Begins to ask a provider; so many others have not been asked.
     fn attempt(&mut self, now: Instant, provider: &Candidate, others: usize) -> Asking<'a> {
         let id = provider.id;
-        self.search.asking(now, &id, provider.seq);
+        self.search.asking(now, provider);
+        self.under_way.push(InFlight::new(self.context, id));
         let left = self.deadline.saturating_duration_since(now);
         let attempt = Attempt {
             protocol: self.protocol,
@@ -209,15 +221,36 @@ impl<'a> AnyCall<'a> {
             reach_by: now.checked_add(reach_share(left, others)).unwrap_or(self.deadline),
         };
         let context = self.context;
-        let mut in_flight = InFlight::new(context, id);
-        Box::pin(async move {
-            let result = attempt.at(context, id).await;
-            in_flight.over(match &result {
-                Ok(_) => News::Answered,
-                Err((error, _)) => news_of(error),
-            });
-            (id, result)
-        })
+        Box::pin(async move { (id, attempt.at(context, id).await) })
+    }
+
+    /// What comes of the call, now that an attempt has ended: the response, an error, or nothing yet where another provider may be asked.
+    fn ended(
+        &mut self,
+        id: &EndpointId,
+        result: Result<Bytes, Failed>,
+    ) -> Result<Option<Bytes>, OpenError> {
+        let news = match &result {
+            Ok(_) => News::Answered,
+            Err((error, is_safe)) => News::of_failure(error.outcome(), *is_safe),
+        };
+        let ended = match result {
+            Ok(response) => Ok(Some(response)),
+            Err(failed) => self.failed(id, failed).map(|()| None),
+        };
+        let is_answer = match &ended {
+            Ok(response) => response.is_some(),
+            Err(error) => matches!(error, OpenError::Failed { failure: Failure::Reset(_), .. }),
+        };
+        for asked in &mut self.under_way {
+            if asked.id == *id {
+                asked.news = news;
+            } else if is_answer && self.search.is_overtaken(&asked.id, id) {
+                asked.news = News::Silence;
+            }
+        }
+        self.under_way.retain(|asked| asked.id != *id);
+        ended
     }
 
     /// Whether another provider may be asked, now that this one has not answered.
@@ -238,19 +271,11 @@ impl<'a> AnyCall<'a> {
     }
 }
 
-/// What a failed attempt says of the provider's load and health.
-fn news_of(error: &OpenError) -> News {
-    match after_attempt(error.outcome(), true) {
-        Verdict::Elsewhere(Standing::Failed) => News::Trouble,
-        // It answered as it would answer everybody.
-        Verdict::Elsewhere(Standing::Refuses | Standing::Away) | Verdict::End => News::Nothing,
-    }
-}
-
 /// Counts a call as one that its provider has, for as long as it lives.
 struct InFlight<'a> {
     context: &'a Context,
     id: EndpointId,
+    /// What is to be known of the provider then.
     news: News,
 }
 
@@ -258,10 +283,6 @@ impl<'a> InFlight<'a> {
     fn new(context: &'a Context, id: EndpointId) -> Self {
         lock(&context.providers).started(&id);
         Self { context, id, news: News::Nothing }
-    }
-
-    fn over(&mut self, news: News) {
-        self.news = news;
     }
 }
 

@@ -589,7 +589,7 @@ impl<'a> Ask<'a> {
         };
         let is_unknown = error == OpenError::Refused(Code::UnknownPeer);
         // The exchange itself goes without, whatever a peer says to it.
-        if !is_unknown || self.introduced || self.only_live || protocol.is_reserved() {
+        if !is_unknown || self.introduced || protocol.is_reserved() {
             return Err(error);
         }
         self.introduced = true;
