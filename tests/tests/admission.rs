@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use kinfolk::error::{OpenError, StreamError};
+use kinfolk::fault::{Crash, Victim};
 use kinfolk::{
     Admission, Admit, Code, Incarnation, LinkEnd, Node, NodeEvent, PeerState, ProtocolName, Rate,
     SecretKey, Service, SessionBounds,
@@ -179,6 +180,28 @@ async fn who_leaves_while_the_policy_dawdles_takes_up_no_place() {
         left && metrics.handshakes == 0
     })
     .await;
+}
+
+/// The code that a stranger sees when this cuts its admission.
+async fn cut(end: impl AsyncFnOnce(&Node)) -> Option<u64> {
+    let slow = Stranger::bind(66).await;
+    let (alice, mut asked) = undecided(&slow, Duration::from_secs(60)).await;
+    let (connection, _send, _receive) = knock(&slow, &alice, hello(1, 1)).await;
+    is_asked(&mut asked).await;
+    within(SOON, "the cut", end(&alice)).await;
+    closed_code(&connection, SOON).await
+}
+
+#[tokio::test]
+async fn who_is_being_admitted_when_accept_fails_is_told_of_the_restart() {
+    let code = cut(async |alice| alice.inject(Victim::Accept, Crash::Panic)).await;
+    assert_eq!(code, Some(u64::from(Code::Restarted.to_wire())));
+}
+
+#[tokio::test]
+async fn who_is_being_admitted_when_a_node_ends_is_told_of_the_shutdown() {
+    let code = cut(async |alice| _ = alice.shutdown().await).await;
+    assert_eq!(code, Some(u64::from(Code::ShuttingDown.to_wire())));
 }
 
 #[tokio::test]

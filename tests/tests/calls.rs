@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use iroh::endpoint::{ReadError, ReadToEndError};
 use kinfolk::error::{CallError, HandlerError, OpenError};
 use kinfolk::{Bytes, Code, Failure, Node, NodeEvent, Options, ProtocolName, Service};
-use kinfolk_core::wire::{Control, Goodbye};
+use kinfolk_core::wire::{Control, Goodbye, StreamMode};
 use kinfolk_tests::support::events::EventLog;
-use kinfolk_tests::support::guest::hear;
+use kinfolk_tests::support::guest::{Guest, header, hear, hello};
 use kinfolk_tests::support::host::{Dialled, Host};
 use kinfolk_tests::support::node::{
     ECHO, Mortal, NEXT, builder, connect, link, node, node_with, quick_limits,
 };
+use kinfolk_tests::support::stranger::Stranger;
 use kinfolk_tests::support::wait::{eventually, within};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -433,4 +435,67 @@ async fn a_call_whose_handler_fails_counts_as_served_and_not_as_refused() {
     let numbers = &metrics.protocols["task/1"];
     assert_eq!((numbers.served, numbers.refused, numbers.handler_failures), (1, 0, 1));
     assert_eq!(metrics.streams_refused, BTreeMap::new());
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_no_response_is_refused_once_a_window_of_them_waits_and_served_when_it_has_read()
+ {
+    const SIZE: usize = 200_000;
+    let bob = node_with(2, |limits| {
+        limits.connection_window = 1_000_000;
+        limits.call_bytes = SIZE as u32;
+    })
+    .await;
+    let service = Service::call_bytes(|_peer, _request: Bytes| async { Ok(vec![7; SIZE]) });
+    bob.serve(TASK, service).await.expect("a new protocol");
+    let stranger = Stranger::builder(66).stream_window(20_000).bind().await;
+    let guest = Guest::enter(&stranger, &bob, hello(1, 1)).await;
+    let request = [header(TASK, StreamMode::Call), vec![0; 4]].concat();
+    let numbers = async || bob.metrics().await.expect("up").protocols["task/1"];
+    let mut answers = Vec::new();
+    let mut ask = async |served: u64, refused: u64| {
+        let (mut send, receive) = guest.ask(&request).await;
+        send.finish().expect("finished once");
+        answers.push(receive);
+        eventually(SOON, "it is served or refused", async || {
+            let numbers = numbers().await;
+            (numbers.served, numbers.refused) == (served, refused)
+        })
+        .await;
+    };
+    for served in 1..=5 {
+        ask(served, 0).await;
+    }
+    ask(5, 1).await;
+    let first = within(SOON, "a response", answers.remove(0).read_to_end(2 * SIZE)).await;
+    assert_eq!(first.expect("whole").len(), 1 + 4 + SIZE);
+    let mut ask = async || {
+        let (mut send, receive) = guest.ask(&request).await;
+        send.finish().expect("finished once");
+        answers.push(receive);
+    };
+    eventually(SOON, "one more is served", async || {
+        ask().await;
+        numbers().await.served >= 6
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_response_that_is_not_taken_in_time_is_given_up_with_a_code_and_counted() {
+    let bob = node_with(2, |limits| limits.call_deadline = ms(500)).await;
+    let service = Service::call_bytes(|_peer, _request: Bytes| async { Ok(vec![7; 200_000]) });
+    bob.serve(TASK, service).await.expect("a new protocol");
+    let stranger = Stranger::builder(66).stream_window(20_000).bind().await;
+    let guest = Guest::enter(&stranger, &bob, hello(1, 1)).await;
+    let request = [header(TASK, StreamMode::Call), vec![0; 4]].concat();
+    let (mut send, mut receive) = guest.ask(&request).await;
+    send.finish().expect("finished once");
+    eventually(SOON, "it is given up", async || {
+        bob.metrics().await.expect("up").protocols["task/1"].responses_untaken == 1
+    })
+    .await;
+    let end = within(SOON, "the end", receive.read_to_end(usize::MAX)).await;
+    let late = u32::from(Code::DeadlineExceeded.to_wire()).into();
+    assert_eq!(end, Err(ReadToEndError::Read(ReadError::Reset(late))));
 }

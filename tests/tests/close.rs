@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kinfolk::error::{CallError, OpenError, StreamError};
+use kinfolk::fault::{Crash, Faults, Point};
 use kinfolk::{
     Code, DownReason, EndpointId, Failure, Incoming, Limits, LinkEnd, Node, NodeEvent,
     ProtocolName, RecvStream, SendStream, Service, Terminal,
@@ -12,7 +13,8 @@ use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::guest::{Guest, done, goodbye, hear, hello};
 use kinfolk_tests::support::impair::{Condition, Direction};
 use kinfolk_tests::support::node::{
-    ECHO, NEXT, connect, down, link, live, node, node_with, quick_limits, relay, watching,
+    ECHO, NEXT, builder, connect, down, link, live, node, node_with, quick_limits, relay, serving,
+    watching,
 };
 use kinfolk_tests::support::stranger::{Nobody, Stranger, closed_code};
 use kinfolk_tests::support::wait::{eventually, within};
@@ -466,6 +468,21 @@ async fn a_node_with_nothing_open_is_drained_at_once() {
     connect(&alice, &bob).await;
     assert_eq!(within(ms(1000), "the drain", alice.drain()).await, Ok(()));
     assert_eq!(within(ms(1000), "a second drain", alice.drain()).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_drain_that_is_given_up_before_the_neighbours_know_of_it_goes_on() {
+    let faults = Faults::default();
+    let alice = serving(builder(1).discovery(true).faults(&faults)).await;
+    let bob = node(2).await;
+    let hold = alice.hold(bob.addr());
+    live(&alice, bob.id()).await;
+    faults.arm(Point::DiscoveryDepart, Crash::Stall(ms(300)));
+    tokio::time::timeout(ms(50), alice.drain()).await.expect_err("the neighbours are being told");
+    let ended = within(SOON, "the hold's end", hold.ended()).await;
+    assert_eq!(ended, kinfolk::Outcome::ShuttingDown);
+    no_session(&alice).await;
+    assert_eq!(faults.strikes(Point::DiscoveryDepart), 1);
 }
 
 #[tokio::test]

@@ -6,11 +6,16 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
+use kinfolk::error::{CallError, OpenError, ResponsesError};
 use kinfolk::fault::{Crash, Victim};
-use kinfolk::{Code, EndpointAddr, NodeEvent, Outcome, ProtocolName, Service, Terminal};
+use kinfolk::{
+    Code, EndpointAddr, Failure, NodeEvent, Options, Outcome, ProtocolName, SecretKey, Service,
+    Terminal,
+};
 use kinfolk_core::wire::Answer;
 use kinfolk_tests::support::host::Host;
-use kinfolk_tests::support::node::{NEXT, builder, connect, node, serving};
+use kinfolk_tests::support::node::{Mortal, NEXT, builder, connect, node, node_with, serving};
 use kinfolk_tests::support::wait::{eventually, within};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -36,23 +41,63 @@ fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
+/// Runs a future on a thread where there is no runtime.
+async fn elsewhere<F>(future: F) -> F::Output
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    let thread = std::thread::spawn(move || block_on(future));
+    let joined = within(SOON, "the thread", tokio::task::spawn_blocking(|| thread.join())).await;
+    joined.expect("it runs").expect("no panic")
+}
+
 #[tokio::test]
 async fn a_node_with_a_thread_of_its_own_can_be_used_where_there_is_no_runtime() {
     let alice = serving(builder(1).network_thread()).await;
     let bob = serving(builder(2).network_thread()).await;
     let (node, address) = (alice.clone(), bob.addr());
-    let elsewhere = tokio::task::spawn_blocking(move || {
-        std::thread::spawn(move || {
-            block_on(async {
-                let answer = node.call::<_, u64>(address, NEXT, &1_u64).await;
-                assert_eq!(answer, Ok(2));
-                node.shutdown().await
-            })
-        })
-        .join()
+    let ended = elsewhere(async move {
+        let answer = node.call::<_, u64>(address, NEXT, &1_u64).await;
+        assert_eq!(answer, Ok(2));
+        node.shutdown().await
     });
-    let ended = within(SOON, "the end", elsewhere).await.expect("it runs");
-    assert_eq!(ended.expect("no panic"), Terminal::Shutdown);
+    assert_eq!(ended.await, Terminal::Shutdown);
+}
+
+#[tokio::test]
+async fn a_peer_that_nobody_knows_is_looked_for_where_there_is_no_runtime() {
+    let alice = serving(builder(1).network_thread().discovery(true)).await;
+    let nobody = SecretKey::from_bytes(&[3; 32]).public();
+    let answer = elsewhere(async move {
+        // Longer than it takes to look once more.
+        let options = Options::new().deadline(Duration::from_secs(1));
+        alice.call_with::<_, u64>(nobody, NEXT, &1_u64, options).await
+    });
+    let nowhere = OpenError::Failed { failure: Failure::NoAddress, cause: None };
+    assert_eq!(answer.await, Err(CallError::Intent(nowhere)));
+}
+
+#[tokio::test]
+async fn responses_with_a_time_for_all_of_them_are_cut_and_do_not_panic_when_the_runtime_of_their_node_is_gone()
+ {
+    let (alice, bob) = (Mortal::spawn(builder(1)).await, node(2).await);
+    let service = Service::call_stream(|_peer, first: u64| {
+        stream::iter([Ok(first)]).chain(stream::pending())
+    });
+    bob.serve(OWN, service).await.expect("a new protocol");
+    let (node, address) = (alice.node.clone(), bob.addr());
+    let mut responses = elsewhere(async move {
+        let options = Options::new().total(Duration::from_secs(3600));
+        let asked = node.call_stream_with::<_, u64>(address, OWN, &1_u64, options).await;
+        let mut responses = asked.expect("taken");
+        assert_eq!(responses.recv().await, Ok(Some(1)));
+        responses
+    })
+    .await;
+    within(SOON, "the shutdown", alice.node.shutdown()).await;
+    alice.kill().await;
+    let end = elsewhere(async move { responses.recv().await }).await;
+    assert!(matches!(end, Err(ResponsesError::Cut(_))), "{end:?}");
 }
 
 #[tokio::test]
@@ -100,6 +145,17 @@ async fn a_peer_can_be_called_at_more_addresses_over_time_than_the_book_keeps() 
     within(SOON, "the parting", alice.disconnect(bob.id())).await.expect("up");
     let call = alice.call::<_, u64>(bob.id(), NEXT, &2_u64);
     assert_eq!(within(SOON, "an answer", call).await, Ok(3));
+}
+
+#[tokio::test]
+async fn more_peers_can_be_called_at_addresses_over_time_than_the_book_keeps() {
+    let alice = node_with(1, |limits| limits.addresses.peers = 2).await;
+    for key in 2..6 {
+        let other = node(key).await;
+        let call = alice.call::<_, u64>(other.addr(), NEXT, &1_u64);
+        assert_eq!(within(SOON, "an answer", call).await, Ok(2));
+    }
+    assert_eq!(alice.metrics().await.expect("up").addresses.evicted, 2);
 }
 
 #[tokio::test]

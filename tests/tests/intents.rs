@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kinfolk::error::{CallError, OpenError, StreamError};
+use kinfolk::fault::{Crash, Faults, Point};
 use kinfolk::{
     Code, DialFailure, EndpointAddr, Failure, Limits, LinkEnd, Node, NodeEvent, Options, PeerState,
     Priority, ProtocolName, Rate, SecretKey, Service,
@@ -277,6 +278,28 @@ async fn an_open_whose_link_is_lost_before_the_answer_is_asked_again() {
 }
 
 // One intent is no other
+
+#[tokio::test]
+async fn an_open_whose_link_dies_with_the_start_of_its_session_gets_the_next_one() {
+    let faults = Faults::default();
+    let alice = builder(1).faults(&faults).spawn().await.expect("the node starts");
+    let (bob, nobody) = (node(2).await, Nobody::bind());
+    let mut log = EventLog::of(&alice).await;
+    let opening = {
+        let (alice, elsewhere) = (alice.clone(), nobody.as_if(2));
+        tokio::spawn(async move { opened(&alice, elsewhere).await })
+    };
+    all_wait(&alice, 1).await;
+    // What waits is given the first link that comes, which is Bob's.
+    faults.arm(Point::SessionPreStart, Crash::Error);
+    let _hold = bob.hold(alice.addr());
+    within(SOON, "the strike", faults.struck(Point::SessionPreStart)).await;
+    assert_eq!(opening.await.expect("no panic"), Ok(()));
+    let established = |event: &NodeEvent| matches!(event, NodeEvent::SessionEstablished { .. });
+    let down = |event: &NodeEvent| matches!(event, NodeEvent::SessionDown { .. });
+    // The one that never was is not told of.
+    assert_eq!((log.count(established), log.count(down)), (1, 0));
+}
 
 #[tokio::test]
 async fn opens_that_are_given_up_affect_no_other_open() {

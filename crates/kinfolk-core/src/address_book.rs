@@ -9,6 +9,21 @@
 //! both slots, and leaves one without leaving the other. The book never takes in what is not signed,
 //! never checks a signature, never looks anything up, never dials, and never decides when to dial
 //! again.
+//!
+//! Keys are free, so a full book is the normal state of a node that strangers can reach. Then a newcomer takes the place of
+//! one that weighs no more, or finds none:
+//!
+//! | weight | who | of these goes first |
+//! |---|---|---|
+//! | least | peers that came by themselves or were hinted at, with no record | who came the longest time ago |
+//! | | peers that a dial of ours has reached, with no record any more | who was reached the longest time ago |
+//! | | peers with a record | whose record is the oldest |
+//! | | peers with a record that a dial of ours has reached | who was reached the longest time ago |
+//! | most | peers whose addresses the app has only named when it asked something of them | who was named the longest time ago |
+//! | never goes | peers that the app has configured | |
+//!
+//! So strangers displace strangers only, and a record finds room as long as the book is larger than the catalog and what
+//! the app has configured.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -96,7 +111,7 @@ pub struct AttemptRecord {
 pub enum Learned {
     /// It is in the book.
     Kept,
-    /// It is in the book, and this other peer, who had no configured addresses, no longer is.
+    /// It is in the book, and this other peer, whom the app had not configured, no longer is.
     Displaced(EndpointId),
     /// It is not: every peer in the book weighs more, or the limits leave no place for it.
     NoRoom,
@@ -133,9 +148,10 @@ pub struct AddressBook {
     limits: AddressLimits,
     /// Only peers with at least one address.
     peers: BTreeMap<EndpointId, Entry>,
-    /// The peers without configured addresses: the first makes room.
+    /// The peers that the app has not configured: the first makes room.
     evictable: BTreeSet<(Weight, EndpointId)>,
     evictions: u64,
+    refusals: u64,
     latest: Option<Instant>,
 }
 
@@ -148,14 +164,28 @@ impl AddressBook {
 
     /// Adds addresses that the app vouches for. Returns whether any of them was not configured before.
     ///
-    /// An address that was learned becomes the app's. If the table of peers is full, a peer that only
-    /// has signed addresses makes room, or the one with learned addresses that was reached the
-    /// longest time ago.
+    /// An address that was learned becomes the app's. If the table of peers is full, the peer that weighs
+    /// least makes room.
     ///
     /// # Errors
     ///
     /// [`BookError`], in which case the book is as it was.
     pub fn configure(&mut self, addr: EndpointAddr) -> Result<bool, BookError> {
+        self.vouch(addr, None)
+    }
+
+    /// Adds addresses that the app has named when it asked something of their peer. They are configured ones as long as there is room: an app
+    /// may be led to name any number of peers, so whoever was only ever named makes room for others that are.
+    ///
+    /// # Errors
+    ///
+    /// [`BookError`], in which case the book is as it was.
+    pub fn name(&mut self, now: Instant, addr: EndpointAddr) -> Result<bool, BookError> {
+        let now = self.tick(now);
+        self.vouch(addr, Some(now))
+    }
+
+    fn vouch(&mut self, addr: EndpointAddr, named: Option<Instant>) -> Result<bool, BookError> {
         let EndpointAddr { id, addrs } = addr;
         if addrs.is_empty() {
             return Err(BookError::NoAddress);
@@ -169,11 +199,13 @@ impl AddressBook {
         if got > limit {
             return Err(BookError::TooMany { limit, got });
         }
-        if self.make_room(&id, true).is_err() {
+        if self.make_room(&id, named.map(Weight::Named)).is_err() {
             let limit = self.limits.peers;
             return Err(BookError::Full { limit });
         }
         self.change(id, |entry| {
+            let is_lasting = !entry.configured.is_empty() && entry.named.is_none();
+            entry.named = named.filter(|_| !is_lasting);
             for addr in addrs {
                 entry.configure(addr);
             }
@@ -189,24 +221,58 @@ impl AddressBook {
         if !self.knows(peer) {
             return 0;
         }
-        self.change(*peer, |entry| match addr {
-            Some(addr) => usize::from(entry.configured.remove(addr).is_some()),
-            None => std::mem::take(&mut entry.configured).len(),
+        self.change(*peer, |entry| {
+            let removed = match addr {
+                Some(addr) => usize::from(entry.configured.remove(addr).is_some()),
+                None => std::mem::take(&mut entry.configured).len(),
+            };
+            if entry.configured.is_empty() {
+                entry.named = None;
+            }
+            removed
         })
     }
 
-    /// Notes that a live link with `peer` uses `addr`.
+    /// Whether the app has configured addresses of `peer`, and not only named them.
+    #[must_use]
+    pub fn is_configured(&self, peer: &EndpointId) -> bool {
+        self.peers
+            .get(peer)
+            .is_some_and(|entry| !entry.configured.is_empty() && entry.named.is_none())
+    }
+
+    /// Notes that `peer` came from `addr`: a live link that it has opened uses it.
     ///
-    /// An incoming link teaches where the peer was, not that it can be dialled there, so this does
-    /// not touch the record of attempts.
+    /// That teaches where the peer was, not that it can be dialled there, so this does not touch the
+    /// record of attempts, and displaces only peers of which no more is known.
     pub fn learned(&mut self, now: Instant, peer: EndpointId, addr: TransportAddr) -> Learned {
         let now = self.tick(now);
+        self.learn(now, peer, addr, Weight::Met(now))
+    }
+
+    /// Notes that a dial of ours has reached `peer` at `addr`.
+    pub fn reached(&mut self, now: Instant, peer: EndpointId, addr: TransportAddr) -> Learned {
+        let now = self.tick(now);
+        let learned = self.learn(now, peer, addr, Weight::Reached(now));
+        if self.knows(&peer) {
+            self.change(peer, |entry| entry.succeed(now));
+        }
+        learned
+    }
+
+    fn learn(
+        &mut self,
+        now: Instant,
+        peer: EndpointId,
+        addr: TransportAddr,
+        newcomer: Weight,
+    ) -> Learned {
         let capacity = self.limits.learned_per_peer;
         let is_configured = |entry: &Entry| entry.configured.contains_key(&addr);
         if capacity == 0 && !self.peers.get(&peer).is_some_and(is_configured) {
             return Learned::NoRoom;
         }
-        let Ok(displaced) = self.make_room(&peer, true) else {
+        let Ok(displaced) = self.make_room(&peer, Some(newcomer)) else {
             return Learned::NoRoom;
         };
         self.change(peer, |entry| entry.learn(now, addr, capacity));
@@ -215,7 +281,8 @@ impl AddressBook {
 
     /// Takes addresses that nobody vouches for, where nothing better is known: of a peer without any address, or one
     /// that was not reached at the last attempt. Elsewhere they are left out: anybody can make up hints, and whoever
-    /// does must not displace what has led to the peer. Says whether any was taken.
+    /// does must not displace what has led to the peer, nor another peer of which more is known than that it came by itself. Says
+    /// whether any was taken.
     pub fn hinted(
         &mut self,
         now: Instant,
@@ -224,19 +291,22 @@ impl AddressBook {
     ) -> bool {
         let known = self.peers.get(&peer);
         let is_reached = known.is_some_and(|entry| entry.attempts.consecutive_failures == 0);
-        let has_room = known.is_some() || self.len() < self.limits.peers;
-        if is_reached || !has_room {
+        let mut addrs = addrs.into_iter().peekable();
+        let (now, capacity) = (self.tick(now), self.limits.learned_per_peer);
+        if is_reached || addrs.peek().is_none() || capacity == 0 {
             return false;
         }
-        let (now, capacity) = (self.tick(now), self.limits.learned_per_peer);
+        if self.make_room(&peer, Some(Weight::Met(now))).is_err() {
+            return false;
+        }
         self.change(peer, |entry| entry.take_hints(now, addrs, capacity))
     }
 
     /// Puts what the newest record of `peer` says in the place of what an earlier one said; nothing, if
     /// there is no record any more. The caller leaves out what may not be dialled.
     ///
-    /// If the table of peers is full, the peer that only has signed addresses and signed the longest
-    /// time ago makes room, and nobody else: what was configured or led somewhere weighs more.
+    /// If the table of peers is full, a peer without a record makes room, or the one that signed the longest time ago and was
+    /// not reached.
     pub fn signed(
         &mut self,
         now: Instant,
@@ -251,35 +321,23 @@ impl AddressBook {
             }
             return Learned::NoRoom;
         }
-        let Ok(displaced) = self.make_room(&peer, false) else {
+        let Ok(displaced) = self.make_room(&peer, Some(Weight::Signed(now))) else {
             return Learned::NoRoom;
         };
         self.change(peer, |entry| entry.signed = Some(Signed { addrs, since: now }));
         displaced.map_or(Learned::Kept, Learned::Displaced)
     }
 
-    /// Records how an attempt to reach `peer` ended: on which address, if it is known, or why not.
-    /// Returns how many learned addresses were dropped because of it.
+    /// Records why an attempt to reach `peer` failed. Returns how many learned addresses were dropped because of it.
     ///
     /// An attempt tries all addresses at once, so a failure is one of each of them. Attempts at peers
     /// that are not in the book leave no trace, and a peer whose last address is dropped leaves it.
-    pub fn attempted(
-        &mut self,
-        now: Instant,
-        peer: &EndpointId,
-        outcome: Result<Option<&TransportAddr>, AttemptFailure>,
-    ) -> usize {
+    pub fn failed(&mut self, now: Instant, peer: &EndpointId, failure: AttemptFailure) -> usize {
         let now = self.tick(now);
         if !self.knows(peer) {
             return 0;
         }
-        self.change(*peer, |entry| match outcome {
-            Ok(addr) => {
-                entry.succeed(now, addr);
-                0
-            }
-            Err(failure) => entry.fail(now, failure),
-        })
+        self.change(*peer, |entry| entry.fail(now, failure))
     }
 
     /// Everything to dial `peer` on, configured, learned and signed.
@@ -298,12 +356,6 @@ impl AddressBook {
         self.peers.contains_key(peer)
     }
 
-    /// Whether the app has configured an address of `peer`.
-    #[must_use]
-    pub fn is_configured(&self, peer: &EndpointId) -> bool {
-        self.peers.get(peer).is_some_and(|entry| !entry.configured.is_empty())
-    }
-
     /// The addresses of `peer` one by one: the configured, then the learned with the newest success
     /// first, then the signed. One that is signed may also be among the others.
     pub fn known(&self, peer: &EndpointId) -> impl Iterator<Item = KnownAddress<'_>> {
@@ -316,7 +368,7 @@ impl AddressBook {
         self.peers.get(peer).map(|entry| entry.attempts)
     }
 
-    /// What the app configured: all that a new book must be given to take the place of this one.
+    /// What the app configured or named: all that a new book must be given to take the place of this one.
     pub fn configured(&self) -> impl Iterator<Item = EndpointAddr> {
         self.peers
             .iter()
@@ -336,27 +388,36 @@ impl AddressBook {
         self.peers.is_empty()
     }
 
-    /// How many peers without configured addresses had to make room for others, so far.
+    /// How many peers that the app had not configured had to make room for others, so far.
     #[must_use]
     pub fn evictions(&self) -> u64 {
         self.evictions
     }
 
-    /// Sees to it that `peer` may be in the book. Says which peer had to go for it, if one had to: one
-    /// that was reached only for a peer that was reached or is configured.
+    /// How often a peer found no room in a full book, so far.
+    #[must_use]
+    pub fn refusals(&self) -> u64 {
+        self.refusals
+    }
+
+    /// Sees to it that `peer` may be in the book: whom the app configures has no weight. Says which peer had to go for it, if one had
+    /// to.
     fn make_room(
         &mut self,
         peer: &EndpointId,
-        is_weighty: bool,
+        newcomer: Option<Weight>,
     ) -> Result<Option<EndpointId>, NoRoom> {
         if self.knows(peer) || self.len() < self.limits.peers {
             return Ok(None);
         }
-        let (weight, evicted) = *self.evictable.first().ok_or(NoRoom)?;
-        if !is_weighty && matches!(weight, Weight::Reached(_)) {
+        let gives_way = |(weight, _): &&(Weight, EndpointId)| {
+            newcomer.is_none_or(|newcomer| *weight <= newcomer)
+        };
+        let Some((weight, evicted)) = self.evictable.first().filter(gives_way).copied() else {
+            self.refusals = self.refusals.saturating_add(1);
             return Err(NoRoom);
-        }
-        self.evictable.pop_first();
+        };
+        self.evictable.remove(&(weight, evicted));
         self.peers.remove(&evicted);
         self.evictions = self.evictions.saturating_add(1);
         Ok(Some(evicted))
@@ -393,13 +454,19 @@ impl AddressBook {
 /// Every peer in a full book weighs more.
 struct NoRoom;
 
-/// What a peer without configured addresses weighs when room has to be made: the smallest goes first.
+/// What a peer that the app has not configured weighs when room has to be made: the smallest goes first, see the [module](self).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Weight {
-    /// It has signed addresses only, since then.
-    Signed(Instant),
-    /// It has learned addresses, the newest since then.
+    /// It came by itself or was hinted at, last then.
+    Met(Instant),
+    /// A dial of ours has reached it, last then.
     Reached(Instant),
+    /// It has signed addresses, since then.
+    Signed(Instant),
+    /// It has signed addresses, and a dial of ours has reached it, last then.
+    Proven(Instant),
+    /// The app has named addresses of it, last then.
+    Named(Instant),
 }
 
 /// What is known of one peer. No address is both configured and learned.
@@ -407,6 +474,8 @@ enum Weight {
 struct Entry {
     /// With the time of the last known success.
     configured: BTreeMap<TransportAddr, Option<Instant>>,
+    /// When the app last named its addresses, if it has never configured them.
+    named: Option<Instant>,
     /// Newest success first.
     learned: Vec<LearnedAddress>,
     signed: Option<Signed>,
@@ -463,16 +532,10 @@ impl Entry {
         is_taken
     }
 
-    fn succeed(&mut self, now: Instant, addr: Option<&TransportAddr>) {
+    fn succeed(&mut self, now: Instant) {
         self.attempts.consecutive_failures = 0;
         self.attempts.last_success = Some(now);
         self.learned.iter_mut().for_each(|known| known.unreached = 0);
-        let Some(addr) = addr else { return };
-        if let Some(last_success) = self.configured.get_mut(addr) {
-            *last_success = Some(now);
-        } else if self.take_learned(addr).is_some() {
-            self.learn(now, addr.clone(), usize::MAX);
-        }
     }
 
     fn fail(&mut self, now: Instant, failure: AttemptFailure) -> usize {
@@ -505,10 +568,17 @@ impl Entry {
 
     fn weight(&self) -> Option<Weight> {
         if !self.configured.is_empty() {
-            return None;
+            return self.named.map(Weight::Named);
         }
-        let reached = self.learned.first().map(|known| Weight::Reached(known.last_success));
-        reached.or_else(|| self.signed.as_ref().map(|signed| Weight::Signed(signed.since)))
+        let met = self.learned.first().map(|known| known.last_success);
+        // Where nothing is left of what was reached, it is as if it never had been.
+        let reached = met.and(self.attempts.last_success);
+        match (self.signed.as_ref().map(|signed| signed.since), reached) {
+            (Some(_), Some(reached)) => Some(Weight::Proven(reached)),
+            (Some(since), None) => Some(Weight::Signed(since)),
+            (None, Some(reached)) => Some(Weight::Reached(reached)),
+            (None, None) => met.map(Weight::Met),
+        }
     }
 
     fn known(&self) -> impl Iterator<Item = KnownAddress<'_>> {

@@ -42,6 +42,7 @@ pub mod quota;
 pub mod reconcile;
 pub mod record;
 pub mod secret_topic;
+pub mod shares;
 pub mod stream;
 pub mod ticket;
 pub mod walk;

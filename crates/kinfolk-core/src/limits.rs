@@ -28,8 +28,7 @@ pub use streams::{StreamLimitError, StreamLimits};
 #[non_exhaustive]
 pub struct Limits {
     /// Sessions in total, those that are closing included, but for [`REPLACED_MAX`](crate::peer_table::REPLACED_MAX).
-    /// 512 × the connection window bounds the memory that all peers together can pin at 4 GiB, reached only if every
-    /// peer fills its window.
+    /// 512 × what one peer can pin (see [`Limits::connection_window`]) is 16 GiB, reached only if every peer does its worst.
     pub sessions: usize,
     /// Sessions that others opened. Two thirds of the total, so that strangers can never occupy every slot and cut the
     /// node off from peers of its own choice (the eclipse papers on Bitcoin and Ethereum). A peer may replace its own
@@ -93,8 +92,10 @@ pub struct Limits {
     /// Bytes that a peer may send on one stream before they are read: iroh's value, the bandwidth-delay product of
     /// 100 Mbit/s at 100 ms.
     pub stream_window: u32,
-    /// Bytes that a peer may send on all its streams before they are read; as many again may be in requests that are being served. The
-    /// two together are the memory that one peer can pin. iroh's default is unlimited.
+    /// Bytes that a peer may send on all its streams before they are read. As many again may be in requests that are being served, and as many in
+    /// responses that the peer does not take: then its calls are refused as busy, and handlers that answer with many responses wait. The three and
+    /// [`Limits::send_window`] are the memory that one peer can pin, but for what handlers of its calls that are running by then return, one response of
+    /// at most [`Limits::call_bytes`] each. iroh's default is unlimited.
     pub connection_window: u32,
     /// Bytes of datagrams that wait on one connection, in each direction: those of the peer that were not read yet, and our own that were not sent. Beyond that the
     /// oldest are dropped. A tenth of a second of 5 Mbit/s (a guess).
@@ -109,9 +110,9 @@ pub struct Limits {
     pub call_deadline: Duration,
     /// Streams whose header, or for a call whose request, is still awaited, per peer.
     pub negotiating_per_peer: usize,
-    /// Incoming streams being served, all peers together.
+    /// Incoming streams being served, all peers together. They are shared as [`shares`](crate::shares) says, so that no few peers take all.
     pub streams_inbound: usize,
-    /// Streams that one served protocol may have open at once, unless its registration says otherwise.
+    /// Streams that one served protocol may have open at once, unless its registration says otherwise; shared in the same way.
     pub protocol_concurrency: usize,
     /// Protocols served at once; the app's own number, so only a guard against a leak.
     pub protocols: usize,

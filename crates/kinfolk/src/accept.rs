@@ -196,13 +196,22 @@ struct Handshake {
 
 /// Closes a connection that nobody took over.
 struct Stray {
+    context: Arc<Context>,
     connection: Option<Connection>,
-    code: Code,
+    /// Whose fault it is if the time is over now.
+    late: Code,
+    /// Why it is closed; `None` as long as its task runs. A task that is cut blames nobody but this side.
+    code: Option<Code>,
 }
 
 impl Drop for Stray {
     fn drop(&mut self) {
-        let code = if std::thread::panicking() { Code::Internal } else { self.code };
+        let code = match self.code {
+            _ if std::thread::panicking() => Code::Internal,
+            Some(code) => code,
+            None if self.context.is_draining() => Code::ShuttingDown,
+            None => Code::Restarted,
+        };
         if let Some(connection) = &self.connection {
             connection.close(wire_code(code), code.name().as_bytes());
         }
@@ -213,19 +222,22 @@ impl Handshake {
     async fn run(self, incoming: Incoming) {
         let context = Arc::clone(&self.context);
         // Whatever happens below, a panic of the admission policy included, the connection is closed with a code.
-        let mut stray = Stray { connection: None, code: Code::HelloTimeout };
+        let mut stray = Stray {
+            context: Arc::clone(&context),
+            connection: None,
+            late: Code::HelloTimeout,
+            code: None,
+        };
         let deadline = context.limits.hello_deadline;
         let result = tokio::time::timeout(deadline, self.greet(incoming, &mut stray)).await;
-        let reason = match result {
+        let (code, reason) = match result {
             Ok(Ok(())) => return,
-            Ok(Err(refusal)) => {
-                stray.code = refusal.code;
-                refusal.reason
-            }
-            Err(_) if stray.connection.is_none() => "handshake_timeout",
-            Err(_) if stray.code == Code::HelloTimeout => "hello_timeout",
-            Err(_) => "admission_timeout",
+            Ok(Err(refusal)) => (refusal.code, refusal.reason),
+            Err(_) if stray.connection.is_none() => (stray.late, "handshake_timeout"),
+            Err(_) if stray.late == Code::HelloTimeout => (stray.late, "hello_timeout"),
+            Err(_) => (stray.late, "admission_timeout"),
         };
+        stray.code = Some(code);
         context.counters.count(Family::IncomingRefused, reason);
         debug!(reason, "incoming connection dropped");
     }
@@ -265,9 +277,14 @@ impl Handshake {
         let arrival = self.context.arrival();
 
         // From here on it is this side that is slow.
-        stray.code = Code::DeadlineExceeded;
+        stray.late = Code::DeadlineExceeded;
         let admitted = tokio::select! {
+            biased;
             admitted = self.context.admission.admit(peer) => admitted,
+            // Whatever the app says, the answer is no; the endpoint would close without a word for it.
+            () = self.context.drains() => {
+                return Err(Refusal::new(Code::ShuttingDown, "shutting_down"));
+            }
             _ = connection.closed() => {
                 return Err(Refusal::new(Code::Unspecified, "lost_before_admission"));
             }
@@ -288,7 +305,7 @@ impl Handshake {
             Admit::No => return Err(Refusal::new(Code::NotAdmitted, "not_admitted")),
         };
 
-        stray.code = Code::Busy;
+        stray.late = Code::Busy;
         let permit = self.mailbox.acquire_owned().await;
         let permit = permit.map_err(|_| Refusal::new(Code::Restarted, "restarting"))?;
         let pass = self.pass;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use kinfolk_core::quota::Quota;
 use kinfolk_core::record::Ttl;
 use ractor::{ActorId, ActorRef, RpcReplyPort};
 use tokio::runtime::{EnterGuard, Handle};
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{broadcast, watch};
 
 use crate::admission::Admission;
 use crate::discovery::keep::Keep;
@@ -38,9 +38,10 @@ use crate::node::terminal::Terminal;
 use crate::peers::directory::Directory;
 use crate::peers::manager::PeerManagerMessage;
 use crate::protocol::any::Providers;
+use crate::protocol::places::Places;
 use crate::protocol::service::Services;
 use crate::streams::registry::Registry;
-use crate::supervision::lock;
+use crate::supervision::{Latch, lock};
 
 /// How long the neighbours may take to hear that the node leaves: a round trip around the world and its repetition.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -79,9 +80,9 @@ pub(crate) struct Context {
     /// Checks the signatures of what strangers hand over.
     pub(crate) intake: Mutex<Intake>,
     /// Places for incoming streams, all peers together.
-    pub(crate) inbound_places: Arc<Semaphore>,
+    pub(crate) inbound_places: Arc<Places>,
     /// The node takes no new work; it stays so until it ends.
-    draining: AtomicBool,
+    draining: Latch,
     /// Where the node can be reached, as far as iroh knows now.
     pub(crate) address: watch::Sender<EndpointAddr>,
     manager: watch::Sender<Option<Mailbox>>,
@@ -113,8 +114,16 @@ impl Mailbox {
 #[derive(Debug, Default)]
 pub(crate) struct Retained {
     pub(crate) book: AddressBook,
-    pub(crate) bans: BTreeMap<EndpointId, Instant>,
+    pub(crate) bans: BTreeMap<EndpointId, Ban>,
     pub(crate) holds: BTreeMap<IntentId, Held>,
+}
+
+/// A ban, of the app's or a quarantine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ban {
+    pub(crate) until: Instant,
+    /// Whether the app was told that it is in force: each PeerManager carries it out anew.
+    pub(crate) is_told: bool,
 }
 
 /// A hold of the app.
@@ -139,7 +148,6 @@ impl Context {
         admission: Admission,
     ) -> Self {
         let id = key.public();
-        let places = limits.streams_inbound.min(Semaphore::MAX_PERMITS);
         Self {
             id,
             network,
@@ -169,8 +177,8 @@ impl Context {
             streams: Registry::default(),
             quota: Mutex::new(Quota::new(limits.quota.clone())),
             intake: Mutex::new(Intake::new(network, limits.intake.clone())),
-            inbound_places: Arc::new(Semaphore::new(places)),
-            draining: AtomicBool::new(false),
+            inbound_places: Places::new(limits.streams_inbound),
+            draining: Latch::default(),
             address: watch::Sender::new(EndpointAddr::new(id)),
             manager: watch::Sender::new(None),
             discovery: watch::Sender::new(None),
@@ -211,12 +219,17 @@ impl Context {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.draining.is_set()
+    }
+
+    /// Waits until the node takes no new work any more. Cancel safe.
+    pub(crate) async fn drains(&self) {
+        self.draining.wait().await;
     }
 
     /// Takes no new work from now on, whatever is restarted.
     pub(crate) fn start_draining(&self) {
-        if !self.draining.swap(true, Ordering::AcqRel) {
+        if self.draining.set() {
             self.emit(NodeEvent::Draining);
         }
     }
@@ -336,9 +349,9 @@ impl Context {
 
     /// Keeps a hold of the app.
     pub(crate) fn add_hold(&self, id: IntentId, held: Held) {
-        let peer = held.peer;
+        // Counted first: from the moment that it is kept, whoever takes it out counts it off.
+        self.note_hold(held.peer, true);
         lock(&self.retained).holds.insert(id, held);
-        self.note_hold(peer, true);
     }
 
     /// Takes out a hold that is over.
@@ -400,12 +413,21 @@ impl Context {
         removed
     }
 
-    /// Takes addresses that came along with an intent. Where the app has given as many as the book keeps, they are kept like learned
-    /// ones, of which the newest stay: an app that names a peer's latest address again and again need not clean up. Fails if none of the
-    /// peer is known in the end.
-    pub(crate) fn suggest(&self, address: EndpointAddr) -> Result<(), BookError> {
+    /// Takes addresses that came along with an intent, for as long as there is room. Where the app has given as many as the book keeps of
+    /// one peer, they are kept like learned ones, of which the newest stay: an app that names a peer's latest address again and again need not
+    /// clean up. Fails if none of the peer is known in the end.
+    pub(crate) fn name(&self, address: EndpointAddr) -> Result<(), BookError> {
         let peer = address.id;
-        let Err(error) = self.configure(address.clone()) else { return Ok(()) };
+        let named = lock(&self.retained).book.name(Instant::now(), address.clone());
+        let error = match named {
+            Ok(is_new) => {
+                if is_new {
+                    let _ = self.tell_manager(PeerManagerMessage::AddressNews(peer));
+                }
+                return Ok(());
+            }
+            Err(error) => error,
+        };
         let (before, after) = {
             let (now, book) = (Instant::now(), &mut lock(&self.retained).book);
             let before = book.addresses(&peer);
@@ -441,3 +463,35 @@ pub(crate) struct ManagerAway;
 /// Discovery is off or being restarted, or the node has ended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DiscoveryAway;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_is_held_no_more_when_its_holds_were_made_and_released_at_the_same_time() {
+        let key = SecretKey::from_bytes(&[1; 32]);
+        let network = NetworkId::from_name("context");
+        let context = Context::new(key, network, Limits::default(), Admission::everyone());
+        let peer = SecretKey::from_bytes(&[2; 32]).public();
+        let start = Barrier::new(2);
+        for _ in 0..2000 {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    start.wait();
+                    for _ in 0..10 {
+                        context.release(&peer);
+                    }
+                });
+                start.wait();
+                let id = context.intent_id();
+                let ended = Arc::new(watch::Sender::new(None));
+                context.add_hold(id, Held { peer, ended });
+                let _ = context.take_hold(id);
+            });
+            assert!(!context.is_held(&peer));
+        }
+    }
+}

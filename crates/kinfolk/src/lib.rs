@@ -125,7 +125,8 @@ pub use kinfolk_core::stream::{
 pub use kinfolk_core::ticket::{Ticket, TicketError};
 pub use kinfolk_core::wire::subscription::{Channel, Refusal, StreamEnd};
 pub use metrics::{
-    DiscoveryMetrics, Metrics, PeerMetrics, ProtocolMetrics, SessionMetrics, StreamMetrics,
+    AddressMetrics, DiscoveryMetrics, Metrics, PeerMetrics, ProtocolMetrics, SessionMetrics,
+    StreamMetrics,
 };
 pub use monitor::PeerStatus;
 pub use node::actor::{MESSAGE_BYTES_MAX, NodeMessage, OpenReply};

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
+use kinfolk_core::address_book::AddressBook;
 use kinfolk_core::id::ProtocolName;
 use kinfolk_core::intent::Outcome;
 use kinfolk_core::peer_table::Totals;
@@ -26,6 +27,7 @@ pub(crate) struct ProtocolCounters {
     pub(crate) refused: AtomicU64,
     pub(crate) handler_failures: AtomicU64,
     pub(crate) handler_panics: AtomicU64,
+    pub(crate) responses_untaken: AtomicU64,
     pub(crate) bytes_sent: AtomicU64,
     pub(crate) bytes_received: AtomicU64,
 }
@@ -176,6 +178,7 @@ impl Counters {
         totals: &Totals,
         manager_queue: usize,
         discovery: DiscoveryMetrics,
+        addresses: AddressMetrics,
     ) -> Metrics {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut rare: BTreeMap<Family, BTreeMap<&'static str, u64>> = BTreeMap::new();
@@ -202,6 +205,7 @@ impl Counters {
                 backing_off: totals.backing_off,
                 banned: totals.banned,
             },
+            addresses,
             dials_started: load(&self.dials_started),
             dials_failed: family(Family::DialFailed),
             incoming_accepted: load(&self.incoming_accepted),
@@ -257,6 +261,8 @@ pub struct Metrics {
     pub sessions: SessionMetrics,
     /// Peers.
     pub peers: PeerMetrics,
+    /// The address book.
+    pub addresses: AddressMetrics,
     /// Dials started.
     pub dials_started: u64,
     /// Dials that failed, by reason.
@@ -385,6 +391,24 @@ pub struct PeerMetrics {
     pub banned: usize,
 }
 
+/// Numbers about the address book. Who makes room for whom in a full one is on the page of [`address_book`](kinfolk_core::address_book).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AddressMetrics {
+    /// Peers with addresses (gauge).
+    pub peers: usize,
+    /// Peers that had to make room for others.
+    pub evicted: u64,
+    /// Times that a peer found no room.
+    pub refused: u64,
+}
+
+impl AddressMetrics {
+    pub(crate) fn of(book: &AddressBook) -> Self {
+        Self { peers: book.len(), evicted: book.evictions(), refused: book.refusals() }
+    }
+}
+
 /// Numbers of one protocol.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -401,6 +425,8 @@ pub struct ProtocolMetrics {
     pub handler_failures: u64,
     /// Handlers that panicked.
     pub handler_panics: u64,
+    /// Responses to calls that the callers did not take in time.
+    pub responses_untaken: u64,
     /// Payload bytes sent.
     pub bytes_sent: u64,
     /// Payload bytes received.
@@ -417,6 +443,7 @@ impl ProtocolMetrics {
             refused: load(&counters.refused),
             handler_failures: load(&counters.handler_failures),
             handler_panics: load(&counters.handler_panics),
+            responses_untaken: load(&counters.responses_untaken),
             bytes_sent: load(&counters.bytes_sent),
             bytes_received: load(&counters.bytes_received),
         }
@@ -457,6 +484,18 @@ impl Metrics {
                 ("backing_off", self.peers.backing_off),
                 ("banned", self.peers.banned),
             ],
+        );
+        let addresses = &self.addresses;
+        text.gauge("peers_addressed", "Peers with addresses.", addresses.peers);
+        text.counter(
+            "addresses_evicted",
+            "Peers whose addresses made room for others.",
+            addresses.evicted,
+        );
+        text.counter(
+            "addresses_refused",
+            "Times that the addresses of a peer found no room.",
+            addresses.refused,
         );
         text.counter("dials_started", "Dials started.", self.dials_started);
         text.counter(
@@ -518,12 +557,15 @@ impl Metrics {
             text.family(family.name(), family.help(), label, counts);
         }
         type Read = fn(&ProtocolMetrics) -> u64;
-        let columns: [(&str, &str, Read); 7] = [
+        let columns: [(&str, &str, Read); 8] = [
             ("streams_opened", "Streams opened.", |m| m.opened),
             ("streams_served", "Streams that a handler took.", |m| m.served),
             ("protocol_refused", "Incoming streams refused.", |m| m.refused),
             ("handler_failures", "Handlers that returned an error.", |m| m.handler_failures),
             ("handler_panics", "Handlers that panicked.", |m| m.handler_panics),
+            ("responses_untaken", "Responses that callers did not take in time.", |m| {
+                m.responses_untaken
+            }),
             ("bytes_sent", "Payload bytes sent.", |m| m.bytes_sent),
             ("bytes_received", "Payload bytes received.", |m| m.bytes_received),
         ];
@@ -599,6 +641,11 @@ impl Exposition {
 mod tests {
     use super::*;
 
+    fn snapshot(counters: &Counters) -> Metrics {
+        let addresses = AddressMetrics::default();
+        counters.snapshot(&Totals::default(), 0, DiscoveryMetrics::default(), addresses)
+    }
+
     #[test]
     fn the_export_is_openmetrics_text_with_escaped_labels() {
         let counters = Counters::default();
@@ -606,8 +653,7 @@ mod tests {
         counters.count(Family::Restarted, "accept");
         let name = ProtocolName::new("a\"b\\c/1").expect("valid name");
         counters.protocol(&name, 10).served.fetch_add(3, Ordering::Relaxed);
-        let text =
-            counters.snapshot(&Totals::default(), 0, DiscoveryMetrics::default()).to_openmetrics();
+        let text = snapshot(&counters).to_openmetrics();
 
         assert!(text.ends_with("# EOF\n"));
         assert!(text.contains("kinfolk_intents_ended_total{outcome=\"done\"} 1\n"), "{text}");
@@ -632,7 +678,7 @@ mod tests {
             let name = ProtocolName::new(format!("p/{n}")).expect("valid name");
             counters.protocol(&name, 2).opened.fetch_add(1, Ordering::Relaxed);
         }
-        let metrics = counters.snapshot(&Totals::default(), 0, DiscoveryMetrics::default());
+        let metrics = snapshot(&counters);
         assert_eq!(metrics.protocols.len(), 3);
         assert_eq!(metrics.protocols[OVERFLOW].opened, 3);
     }

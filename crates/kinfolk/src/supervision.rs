@@ -240,9 +240,15 @@ pub(crate) struct Latch {
 }
 
 impl Latch {
-    pub(crate) fn set(&self) {
-        self.set.store(true, Ordering::Release);
+    /// Whether it was set only now.
+    pub(crate) fn set(&self) -> bool {
+        let was_set = self.set.swap(true, Ordering::AcqRel);
         self.changed.notify_waiters();
+        !was_set
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.set.load(Ordering::Acquire)
     }
 
     /// Waits until it is set. Cancel safe.
@@ -251,7 +257,7 @@ impl Latch {
         tokio::pin!(changed);
         // Registered before the look, so that nothing in between is missed.
         changed.as_mut().enable();
-        if !self.set.load(Ordering::Acquire) {
+        if !self.is_set() {
             changed.await;
         }
     }

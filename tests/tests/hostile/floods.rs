@@ -10,7 +10,9 @@ use kinfolk::fault::{Crash, Faults, Point};
 use kinfolk::{Code, Metrics, Node, Rate};
 use kinfolk_core::wire::Control;
 use kinfolk_tests::support::guest::{Guest, alpn, bytes, hello, knock};
-use kinfolk_tests::support::node::{NETWORK, NEXT, builder, quick_limits, serving};
+use kinfolk_tests::support::node::{
+    NETWORK, NEXT, builder, connect, down, quick_limits, serving, watching,
+};
 use kinfolk_tests::support::stranger::{Stranger, say};
 use kinfolk_tests::support::wait::{eventually, within};
 use tokio::task::JoinSet;
@@ -134,4 +136,34 @@ async fn a_flood_from_one_address_takes_its_share_and_no_more() {
         metrics.handshakes == 0 && metrics.sessions.inbound == 1
     })
     .await;
+}
+
+#[tokio::test]
+async fn strangers_that_call_push_nobody_out_of_the_address_book_whom_the_node_has_reached() {
+    let mut limits = limits();
+    limits.addresses.peers = 4;
+    let node = serving(builder(1).limits(limits)).await;
+    let friend = serving(builder(2)).await;
+    let mut status = watching(&node, friend.id()).await;
+    let call_friend = async |number: u64| {
+        let call = node.call::<_, u64>(friend.id(), NEXT, &number);
+        assert_eq!(within(HONEST, "the friend's answer", call).await, Ok(number + 1));
+    };
+    let part = async |status: &mut _| {
+        within(HONEST, "the parting", node.disconnect(friend.id())).await.expect("alive");
+        down(status).await;
+    };
+    // The friend calls first: that is how the node knows where it is. Then it is dialled there.
+    connect(&friend, &node).await;
+    part(&mut status).await;
+    call_friend(1).await;
+    for key in 100..110 {
+        let stranger = Stranger::bind(key).await;
+        let guest = Guest::enter(&stranger, &node, hello(1, 1)).await;
+        guest.connection.close(VarInt::from_u32(0), b"");
+    }
+    part(&mut status).await;
+    call_friend(2).await;
+    let addresses = node.metrics().await.expect("alive").addresses;
+    assert_eq!((addresses.peers, addresses.evicted, addresses.refused), (4, 7, 0));
 }

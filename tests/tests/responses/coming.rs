@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use kinfolk::error::{HandlerError, StreamError};
-use kinfolk::{Bytes, Code, Node, Options, Service};
+use kinfolk::{Bytes, Code, Limits, Node, Options, Service};
 use kinfolk_core::wire::StreamMode;
 use kinfolk_tests::support::guest::{Guest, header, hello};
 use kinfolk_tests::support::node::{connect, node, node_with, quick_limits};
 use kinfolk_tests::support::stranger::Stranger;
 use kinfolk_tests::support::wait::{eventually, within};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::scene::*;
 
@@ -192,4 +192,60 @@ async fn a_caller_that_never_reads_keeps_its_handler_waiting_and_lets_it_go_with
         hears(&mut told, "dropped").await;
     }
     eventually(SOON, "none is left", async || active().await == 0).await;
+}
+
+const HUGE: usize = 200_000;
+
+fn keep_a_megabyte(limits: &mut Limits) {
+    limits.connection_window = 1_000_000;
+    limits.call_bytes = HUGE as u32;
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_no_responses_has_no_more_made_for_it_than_a_window_holds() {
+    let bob = node_with(2, keep_a_megabyte).await;
+    let made = Arc::new(AtomicUsize::new(0));
+    let (counting, start) = (Arc::clone(&made), Arc::new(Notify::new()));
+    let starting = Arc::clone(&start);
+    let service = Service::call_stream_bytes(move |_peer, _request: Bytes| {
+        let (made, start) = (Arc::clone(&counting), Arc::clone(&starting));
+        let started = stream::once(async move {
+            start.notified().await;
+            Ok(vec![7; HUGE])
+        });
+        let made_more = stream::repeat_with(|| Ok(vec![7; HUGE]));
+        started.chain(made_more).inspect(move |_| _ = made.fetch_add(1, Ordering::Relaxed))
+    });
+    bob.serve(COUNT, service).await.expect("a new protocol");
+    let stranger = Stranger::builder(66).stream_window(20_000).bind().await;
+    let guest = Guest::enter(&stranger, &bob, hello(1, 1)).await;
+    let request = [header(COUNT, StreamMode::CallStream), vec![0; 4]].concat();
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        let (mut send, receive) = guest.ask(&request).await;
+        send.finish().expect("finished once");
+        streams.push((send, receive));
+    }
+    let active = async || bob.metrics().await.expect("up").protocols["count/1"].active;
+    eventually(SOON, "all are served", async || active().await == 20).await;
+    // All handlers that run are ready at the same moment.
+    start.notify_waiters();
+    eventually(SOON, "a window is full", async || made.load(Ordering::Relaxed) >= 5).await;
+    let refused = async || {
+        let refused = bob.metrics().await.expect("up").streams_refused;
+        refused.get("busy").copied().unwrap_or_default()
+    };
+    let _late = guest.ask(&request).await;
+    eventually(SOON, "a further call is refused", async || refused().await == 1).await;
+    assert_eq!(made.load(Ordering::Relaxed), 5);
+    // Room that is made by reading is for whoever of the peer's is next.
+    let (_, mut receive) = streams.remove(0);
+    let mut read = 0;
+    within(SOON, "a response", async {
+        while read < HUGE {
+            read += receive.read_chunk(HUGE).await.expect("no cut").expect("no end").len();
+        }
+    })
+    .await;
+    eventually(SOON, "one more", async || made.load(Ordering::Relaxed) == 6).await;
 }

@@ -2,7 +2,7 @@
 
 use kinfolk::error::{HandlerError, OpenError, StreamError};
 use kinfolk::{Code, Failure, Incoming, SendStream, Service};
-use kinfolk_tests::support::node::{ECHO, node, node_with};
+use kinfolk_tests::support::node::{ECHO, connect, node, node_with};
 use kinfolk_tests::support::wait::{eventually, within};
 use tokio::sync::mpsc;
 
@@ -122,6 +122,23 @@ async fn a_code_of_the_app_s_choice_reaches_the_other_side() {
     assert_eq!(end, Err(StreamError::Reset(Code::TooLarge)));
     let stopped = within(SOON, "the stop", at_bob.send.acknowledged()).await;
     assert_eq!(stopped, Err(StreamError::Reset(Code::Idle)));
+}
+
+#[tokio::test]
+async fn what_was_given_up_is_not_acknowledged() {
+    let (alice, bob) = (node(1).await, node(2).await);
+    let mut streams = serve_here(&bob).await;
+    let (mut send, _recv) = open(&alice, bob.addr(), TASK).await.expect("opened");
+    let mut at_bob = given(&mut streams).await;
+    send.write_all(b"thrown away").await.expect("sent");
+    send.reset(Code::TooLarge);
+    for _ in 0..2 {
+        let given_up = within(SOON, "an answer", send.acknowledged()).await;
+        assert_eq!(given_up, Err(StreamError::Finished));
+        // At the second time the peer's QUIC has acknowledged the reset.
+        let _ = within(SOON, "the end", at_bob.recv.read_to_end(100)).await;
+        connect(&alice, &bob).await;
+    }
 }
 
 #[tokio::test]

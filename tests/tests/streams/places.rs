@@ -1,7 +1,7 @@
 //! Who is served, and how many at once.
 
-use kinfolk::Code;
 use kinfolk::error::OpenError;
+use kinfolk::{Code, EndpointAddr, Limits, Node, RecvStream, SendStream};
 use kinfolk_tests::support::node::{ECHO, NEXT, connect, echo, node, node_with};
 use kinfolk_tests::support::wait::{eventually, within};
 use tokio::task::JoinSet;
@@ -75,6 +75,45 @@ async fn a_stream_beyond_what_a_node_serves_of_all_its_peers_is_refused_as_busy_
     for node in [&bob, &carol] {
         assert_eq!(node.metrics().await.expect("up").dials_started, 1);
     }
+}
+
+/// Opens streams until one is refused as busy.
+async fn open_all(alice: &Node, peer: EndpointAddr) -> Vec<(SendStream, RecvStream)> {
+    let mut streams = Vec::new();
+    loop {
+        match open(alice, peer.clone(), ECHO).await {
+            Ok(stream) => streams.push(stream),
+            Err(error) => {
+                assert_eq!(error, OpenError::Refused(Code::Busy));
+                return streams;
+            }
+        }
+    }
+}
+
+async fn one_peer_leaves_a_fifth_of_forty_places(change: impl FnOnce(&mut Limits)) {
+    let alice = node_with(1, change).await;
+    let (bob, carol) = (node(2).await, node(3).await);
+    let of_bob = open_all(&bob, alice.addr()).await;
+    assert_eq!(of_bob.len(), 32);
+    let mut of_carol = Vec::new();
+    for _ in 0..8 {
+        of_carol.push(open(&carol, alice.addr(), ECHO).await.expect("opened"));
+    }
+    let refused = refusal(open(&carol, alice.id(), ECHO).await);
+    assert_eq!(refused, OpenError::Refused(Code::Busy));
+    drop(of_bob);
+    eventually(SOON, "room for more", async || open(&carol, alice.id(), ECHO).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn one_peer_cannot_take_all_places_of_a_node() {
+    one_peer_leaves_a_fifth_of_forty_places(|limits| limits.streams_inbound = 40).await;
+}
+
+#[tokio::test]
+async fn one_peer_cannot_take_all_places_of_a_protocol() {
+    one_peer_leaves_a_fifth_of_forty_places(|limits| limits.protocol_concurrency = 40).await;
 }
 
 #[tokio::test]

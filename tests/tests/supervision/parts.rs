@@ -112,6 +112,27 @@ async fn a_ban_outlives_the_peer_manager() {
 }
 
 #[tokio::test]
+async fn a_ban_is_told_once_however_often_the_peer_manager_fails() {
+    let (alice, bob, carol) = (node(1).await, node(2).await, node(3).await);
+    let mut log = EventLog::of(&alice).await;
+    let is_ban = |event: &NodeEvent| matches!(event, NodeEvent::PeerBanned { .. });
+    alice.ban(bob.id(), Duration::from_secs(60)).expect("the node is up");
+    log.next(SOON, "bob's ban", is_ban).await;
+    for _ in 0..2 {
+        alice.inject(Victim::PeerManager, Crash::Panic);
+        log.next(SOON, "the restart", is_restart).await;
+        // Not before the next one is up could it fail.
+        within(SOON, "the next manager", alice.peers()).await.expect("the node is up");
+    }
+    // Another one is told, and so is the same one anew; before these a restart would have told of Bob's.
+    alice.ban(carol.id(), Duration::from_secs(60)).expect("the node is up");
+    log.next(SOON, "carol's ban", is_ban).await;
+    alice.ban(bob.id(), Duration::from_secs(120)).expect("the node is up");
+    log.next(SOON, "bob's second ban", is_ban).await;
+    assert_eq!(log.count(is_ban), 3);
+}
+
+#[tokio::test]
 async fn a_hold_outlives_the_peer_manager_and_its_peer_is_dialled_again() {
     let (alice, bob) = (node(1).await, node(2).await);
     let mut status = alice.monitor(bob.id()).await.expect("alive");

@@ -30,7 +30,7 @@ fn holding(peers: usize) -> AddressBook {
 }
 
 fn fail(book: &mut AddressBook, now: Instant, n: u8, times: u32) -> usize {
-    (0..times).map(|_| book.attempted(now, &peer(n), Err(AttemptFailure::Unreached))).sum()
+    (0..times).map(|_| book.failed(now, &peer(n), AttemptFailure::Unreached)).sum()
 }
 
 fn check_invariants(book: &AddressBook) {
@@ -163,15 +163,15 @@ fn an_address_is_in_one_slot_and_the_app_wins() {
 }
 
 #[test]
-fn a_full_book_forgets_the_learned_peer_reached_the_longest_time_ago() {
+fn a_full_book_forgets_the_peer_reached_the_longest_time_ago() {
     let start = Instant::now();
     let mut book = holding(4);
     book.configure(at(1, [1])).unwrap();
     for n in 2..=4 {
-        book.learned(start + seconds(n.into()), peer(n), addr(1));
+        book.reached(start + seconds(n.into()), peer(n), addr(1));
     }
-    book.attempted(start + seconds(10), &peer(2), Ok(Some(&addr(1))));
-    let outcome = book.learned(start + seconds(11), peer(5), addr(1));
+    book.reached(start + seconds(10), peer(2), addr(1));
+    let outcome = book.reached(start + seconds(11), peer(5), addr(1));
     assert_eq!(outcome, Learned::Displaced(peer(3)));
     assert_eq!(book.configure(at(6, [1])), Ok(true));
     let left: Vec<_> = (1..=6).filter(|n| book.knows(&peer(*n))).collect();
@@ -192,6 +192,48 @@ fn a_book_full_of_configured_peers_takes_no_other() {
     assert_eq!(book.learned(now, peer(2), addr(2)), Learned::Kept);
     assert_eq!(book.configure(at(2, [3])), Ok(true));
     assert_eq!(book.len(), 2);
+}
+
+#[test]
+fn peers_that_were_only_named_make_room_for_others_that_are() {
+    let start = Instant::now();
+    let mut book = holding(4);
+    book.configure(at(1, [1])).unwrap();
+    book.signed(start, peer(2), [addr(1)]);
+    for n in 3..=100_u8 {
+        let now = start + seconds(n.into());
+        assert_eq!(book.name(now, at(n, [1])), Ok(true));
+        assert_eq!(book.name(now, at(1, [1, 2])), Ok(n == 3), "it stays configured");
+        check_invariants(&book);
+    }
+    let left: Vec<_> = (1..=100).filter(|n| book.knows(&peer(*n))).collect();
+    assert_eq!(left, [1, 98, 99, 100]);
+    let later = start + seconds(200);
+    assert_eq!(book.signed(later, peer(2), [addr(1)]), Learned::NoRoom);
+    assert_eq!(book.reached(later, peer(2), addr(1)), Learned::NoRoom);
+    // What was named is kept like what was configured.
+    assert_eq!(slots(&book, 99, &addr(1)), [Slot::Configured]);
+    fail(&mut book, later, 99, 100);
+    assert!(book.knows(&peer(99)));
+    assert_eq!(book.configure(at(99, [1])), Ok(false));
+    assert_eq!((1..=100).filter(|n| book.is_configured(&peer(*n))).collect::<Vec<_>>(), [1, 99]);
+    for n in 101..=103 {
+        assert_eq!(book.name(later, at(n, [1])), Ok(true));
+    }
+    assert!(book.knows(&peer(99)));
+    // Taken back and named again, it is named only.
+    assert_eq!(book.unconfigure(&peer(99), None), 1);
+    assert_eq!(book.name(later, at(99, [1])), Ok(true));
+    assert!(!book.is_configured(&peer(99)));
+    check_invariants(&book);
+}
+
+#[test]
+fn a_book_full_of_configured_peers_takes_none_that_is_only_named() {
+    let mut book = holding(1);
+    book.configure(at(1, [1])).unwrap();
+    assert_eq!(book.name(Instant::now(), at(2, [1])), Err(BookError::Full { limit: 1 }));
+    assert_eq!(book.refusals(), 1);
 }
 
 #[test]
@@ -250,19 +292,23 @@ fn an_address_learned_again_starts_over() {
 #[test]
 fn only_failures_in_a_row_that_reached_nobody_count_against_an_address() {
     let now = Instant::now();
-    for between in [Ok(None), Ok(Some(&addr(1))), Err(AttemptFailure::Rejected)] {
+    let reached_elsewhere = |book: &mut AddressBook| _ = book.reached(now, peer(1), addr(2));
+    let rejected =
+        |book: &mut AddressBook| _ = book.failed(now, &peer(1), AttemptFailure::Rejected);
+    let between: [&dyn Fn(&mut AddressBook); 2] = [&reached_elsewhere, &rejected];
+    for between in between {
         let mut book = AddressBook::default();
+        book.configure(at(1, [2])).unwrap();
         book.learned(now, peer(1), addr(1));
         fail(&mut book, now, 1, UNREACHED_BEFORE_DROP - 1);
-        book.attempted(now, &peer(1), between);
+        between(&mut book);
         assert_eq!(fail(&mut book, now, 1, UNREACHED_BEFORE_DROP - 1), 0);
         assert_eq!(fail(&mut book, now, 1, 1), 1);
     }
     let mut book = AddressBook::default();
     book.learned(now, peer(1), addr(1));
     for _ in 0..100 {
-        let local = Err(AttemptFailure::Local);
-        assert_eq!(book.attempted(now, &peer(1), local), 0);
+        assert_eq!(book.failed(now, &peer(1), AttemptFailure::Local), 0);
     }
     assert!(book.knows(&peer(1)));
 }
@@ -274,13 +320,13 @@ fn attempts_are_recorded_per_peer_and_successes_per_address() {
     book.configure(at(1, [1, 2])).unwrap();
     assert_eq!(book.attempts(&peer(1)), Some(AttemptRecord::default()));
     let at_second = |n| Some(start + seconds(n));
-    book.attempted(start, &peer(1), Err(AttemptFailure::Unreached));
-    book.attempted(start + seconds(1), &peer(1), Err(AttemptFailure::Rejected));
-    book.attempted(start + seconds(2), &peer(1), Err(AttemptFailure::Local));
+    book.failed(start, &peer(1), AttemptFailure::Unreached);
+    book.failed(start + seconds(1), &peer(1), AttemptFailure::Rejected);
+    book.failed(start + seconds(2), &peer(1), AttemptFailure::Local);
     let record =
         AttemptRecord { consecutive_failures: 2, last_success: None, last_failure: at_second(2) };
     assert_eq!(book.attempts(&peer(1)), Some(record));
-    book.attempted(start + seconds(3), &peer(1), Ok(Some(&addr(2))));
+    book.reached(start + seconds(3), peer(1), addr(2));
     let record = AttemptRecord {
         consecutive_failures: 0,
         last_success: at_second(3),
@@ -292,12 +338,14 @@ fn attempts_are_recorded_per_peer_and_successes_per_address() {
 }
 
 #[test]
-fn a_success_on_an_address_not_in_the_book_does_not_add_it() {
+fn where_a_dial_has_reached_a_peer_is_learned() {
     let now = Instant::now();
     let mut book = AddressBook::default();
     book.configure(at(1, [1])).unwrap();
-    book.attempted(now, &peer(1), Ok(Some(&addr(7))));
-    assert_eq!(book.addresses(&peer(1)), Some(at(1, [1])));
+    assert_eq!(book.reached(now, peer(1), addr(7)), Learned::Kept);
+    assert_eq!(book.addresses(&peer(1)), Some(at(1, [1, 7])));
+    assert_eq!(book.attempts(&peer(1)).unwrap().last_success, Some(now));
+    check_invariants(&book);
 }
 
 #[test]
@@ -339,6 +387,11 @@ fn a_book_told_to_learn_nothing_learns_nothing() {
     book.configure(at(1, [1])).unwrap();
     assert_eq!(book.learned(now, peer(1), addr(1)), Learned::Kept);
     assert_eq!(book.learned(now, peer(1), addr(2)), Learned::NoRoom);
+    fail(&mut book, now, 1, 1);
+    assert!(!book.hinted(now, peer(1), [addr(3)]));
+    assert!(!book.hinted(now, peer(2), [addr(3)]));
+    assert_eq!(book.reached(now, peer(1), addr(2)), Learned::NoRoom);
+    assert_eq!(book.attempts(&peer(1)).unwrap().last_success, Some(now));
     assert_eq!(book.known(&peer(1)).count(), 1);
     check_invariants(&book);
 }
@@ -376,12 +429,11 @@ fn a_new_record_takes_the_place_of_what_the_last_one_said_and_of_nothing_else() 
 }
 
 #[test]
-fn signed_addresses_are_not_learned_and_are_not_forgotten_when_they_fail() {
+fn signed_addresses_are_not_forgotten_when_they_fail() {
     let now = Instant::now();
     let mut book = AddressBook::default();
     book.signed(now, peer(1), [addr(1)]);
     assert_eq!(fail(&mut book, now, 1, 100), 0);
-    book.attempted(now, &peer(1), Ok(Some(&addr(1))));
     assert_eq!(slots(&book, 1, &addr(1)), [Slot::Signed]);
     check_invariants(&book);
 }
@@ -398,18 +450,93 @@ fn who_has_no_record_any_more_and_nothing_else_leaves_the_book() {
 }
 
 #[test]
-fn a_full_book_makes_room_for_signed_addresses_among_signed_ones_only() {
-    let now = Instant::now();
-    let mut book = holding(3);
+fn a_newcomer_to_a_full_book_displaces_only_who_weighs_no_more() {
+    let start = Instant::now();
+    let mut book = holding(5);
     book.configure(at(1, [1])).unwrap();
-    book.learned(now, peer(2), addr(1));
-    book.signed(now, peer(3), [addr(1)]);
-    let later = now + seconds(1);
-    assert_eq!(book.signed(later, peer(4), [addr(1)]), Learned::Displaced(peer(3)));
-    assert_eq!(book.learned(later, peer(5), addr(1)), Learned::Displaced(peer(4)));
-    assert_eq!(book.signed(later, peer(6), [addr(1)]), Learned::NoRoom);
-    assert_eq!(book.signed(later, peer(2), [addr(2)]), Learned::Kept);
-    check_invariants(&book);
+    book.reached(start, peer(2), addr(1));
+    book.signed(start, peer(2), [addr(1)]);
+    book.signed(start, peer(3), [addr(1)]);
+    book.reached(start, peer(4), addr(1));
+    book.learned(start, peer(5), addr(1));
+    let mut now = start;
+    let mut later = || {
+        now += seconds(1);
+        now
+    };
+    assert_eq!(book.learned(later(), peer(6), addr(1)), Learned::Displaced(peer(5)));
+    assert_eq!(book.reached(later(), peer(7), addr(1)), Learned::Displaced(peer(6)));
+    assert_eq!(book.learned(later(), peer(8), addr(1)), Learned::NoRoom);
+    assert_eq!(book.reached(later(), peer(9), addr(1)), Learned::Displaced(peer(4)));
+    for reached in [7, 9] {
+        let newcomer = peer(reached + 100);
+        let displaced = Learned::Displaced(peer(reached));
+        assert_eq!(book.signed(later(), newcomer, [addr(1)]), displaced);
+    }
+    assert_eq!(book.reached(later(), peer(10), addr(1)), Learned::NoRoom);
+    assert_eq!(book.signed(later(), peer(11), [addr(1)]), Learned::Displaced(peer(3)));
+    for (n, oldest) in [(12, 107), (13, 109), (14, 11)] {
+        assert_eq!(book.signed(later(), peer(n), [addr(1)]), Learned::Displaced(peer(oldest)));
+        book.reached(later(), peer(n), addr(1));
+        check_invariants(&book);
+    }
+    assert_eq!(book.signed(later(), peer(15), [addr(1)]), Learned::NoRoom);
+    assert_eq!(book.signed(later(), peer(12), [addr(2)]), Learned::Kept);
+    let left: Vec<_> = (1..=255).filter(|n| book.knows(&peer(*n))).collect();
+    assert_eq!(left, [1, 2, 12, 13, 14]);
+    assert_eq!((book.evictions(), book.refusals()), (9, 3));
+    assert_eq!(book.configure(at(16, [1])), Ok(true));
+    assert!(!book.knows(&peer(2)), "it was reached the longest time ago");
+}
+
+#[test]
+fn strangers_that_call_displace_neither_records_nor_peers_that_were_reached() {
+    let start = Instant::now();
+    let mut book = holding(20);
+    for n in 1..=10 {
+        book.signed(start, peer(n), [addr(1)]);
+        book.reached(start, peer(n + 10), addr(1));
+    }
+    // One by one they go, as peers do, and strangers take their places.
+    book.signed(start, peer(10), []);
+    for n in 21..=255_u8 {
+        book.learned(start + seconds(n.into()), peer(n), addr(1));
+        check_invariants(&book);
+    }
+    assert!((1..=9).chain(11..=20).all(|n| book.knows(&peer(n))));
+    let learned = book.signed(start + seconds(300), peer(10), [addr(1)]);
+    assert_eq!(learned, Learned::Displaced(peer(255)), "the book is full of strangers");
+}
+
+#[test]
+fn records_find_room_in_a_book_full_of_peers_that_were_reached_once() {
+    let start = Instant::now();
+    let mut book = holding(10);
+    for n in 1..=200_u8 {
+        let now = start + seconds(n.into());
+        assert_ne!(book.signed(now, peer(n), [addr(1)]), Learned::NoRoom);
+        book.reached(now, peer(n), addr(1));
+        if n > 5 {
+            book.signed(now, peer(n - 5), []);
+        }
+        check_invariants(&book);
+    }
+    assert_eq!(book.refusals(), 0);
+    assert!((191..=200).all(|n| book.knows(&peer(n))));
+}
+
+#[test]
+fn a_peer_whose_addresses_no_longer_help_weighs_as_one_that_was_never_reached() {
+    let start = Instant::now();
+    let mut book = holding(2);
+    for n in 1..=2 {
+        book.signed(start + seconds(n.into()), peer(n), [addr(1)]);
+        book.reached(start, peer(n), addr(2));
+    }
+    let now = start + seconds(10);
+    assert_eq!(book.signed(now, peer(3), [addr(1)]), Learned::NoRoom);
+    fail(&mut book, now, 2, UNREACHED_BEFORE_DROP);
+    assert_eq!(book.signed(now, peer(3), [addr(1)]), Learned::Displaced(peer(2)));
 }
 
 #[test]
@@ -420,11 +547,19 @@ fn no_more_signed_addresses_are_kept_than_a_record_can_name() {
 }
 
 #[test]
-fn a_hint_counts_where_nothing_better_is_known_and_displaces_nobody() {
+fn a_hint_counts_where_nothing_better_is_known_and_displaces_strangers_only() {
     let now = Instant::now();
-    let mut book = holding(1);
+    let mut book = holding(2);
+    book.signed(now, peer(7), [addr(1)]);
+    book.learned(now, peer(8), addr(1));
     assert!(book.hinted(now, peer(1), [addr(1), addr(2)]));
-    assert!(!book.hinted(now, peer(2), [addr(2)]), "the book is full");
+    assert!(!book.knows(&peer(8)));
+    book.reached(now, peer(6), addr(1));
+    assert!(!book.knows(&peer(1)));
+    assert!(!book.hinted(now, peer(1), [addr(1)]), "all others weigh more");
+    book.signed(now, peer(7), []);
+    assert!(!book.hinted(now, peer(1), []));
+    assert!(book.hinted(now, peer(1), [addr(1), addr(2)]));
     assert_eq!(book.addresses(&peer(1)), Some(at(1, [1, 2])));
     assert!(!book.hinted(now, peer(1), [addr(9)]), "nothing speaks against what is known");
     fail(&mut book, now, 1, 1);
@@ -432,7 +567,7 @@ fn a_hint_counts_where_nothing_better_is_known_and_displaces_nobody() {
     assert_eq!(book.addresses(&peer(1)), Some(at(1, [1, 2, 9])));
     assert!(book.hinted(now, peer(1), [addr(10), addr(11)]));
     assert_eq!(book.addresses(&peer(1)), Some(at(1, [1, 2, 9, 10])), "behind what was known");
-    book.attempted(now, &peer(1), Ok(Some(&addr(9))));
+    book.reached(now, peer(1), addr(9));
     assert!(!book.hinted(now, peer(1), [addr(3)]), "it was reached");
     check_invariants(&book);
 }

@@ -92,7 +92,7 @@ impl Context {
         let book = &mut lock(&self.retained).book;
         for contact in &contacts {
             for address in &contact.addrs {
-                book.learned(now, contact.id, address.clone());
+                book.reached(now, contact.id, address.clone());
             }
         }
         contacts

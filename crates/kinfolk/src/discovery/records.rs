@@ -312,11 +312,17 @@ impl Context {
         let (_, mut changes) = self.records.follow();
         while self.may_be_found(peer) {
             let _ = self.tell_discovery(DiscoveryMessage::Sought);
+            let look_again = {
+                let _timers = self.timers();
+                tokio::time::sleep(LOOK_AGAIN)
+            };
             tokio::select! {
+                biased;
+                // Before the timer, which panics once the node's runtime is gone.
+                _ = self.closed() => return,
                 _ = changes.recv() => {}
                 // It may also call by itself, or the app may say where it is.
-                () = tokio::time::sleep(LOOK_AGAIN) => {}
-                _ = self.closed() => return,
+                () = look_again => {}
             }
         }
     }

@@ -427,7 +427,7 @@ impl RootState {
             M::Catalog(reply) => {
                 let _ = reply.send(self.context.records.snapshot());
             }
-            M::SyncWith(peer, reply) => match peer.configure(&self.context) {
+            M::SyncWith(peer, reply) => match peer.name(&self.context) {
                 Ok(peer) => self.context.ask_for_sync(peer, reply),
                 Err(error) => {
                     let _ = reply.send(Err(ExchangeError::Open(error)));

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use iroh::EndpointId;
 use kinfolk_core::catalog;
 
-use crate::context::Context;
+use crate::context::{Ban, Context};
+use crate::events::NodeEvent;
 use crate::peers::manager::PeerManagerMessage;
 use crate::supervision::lock;
 
@@ -29,14 +30,14 @@ impl Context {
         let now = Instant::now();
         let displaced = {
             let bans = &mut lock(&self.retained).bans;
-            bans.retain(|_, until| *until > now);
+            bans.retain(|_, ban| ban.until > now);
             let is_full = bans.len() >= self.limits.bans && !bans.contains_key(&peer);
-            let soonest = bans.iter().min_by_key(|(_, until)| **until).map(|(peer, _)| *peer);
+            let soonest = bans.iter().min_by_key(|(_, ban)| ban.until).map(|(peer, _)| *peer);
             let displaced = soonest.filter(|_| is_full);
             if let Some(displaced) = &displaced {
                 bans.remove(displaced);
             }
-            bans.insert(peer, until);
+            bans.insert(peer, Ban { until, is_told: false });
             displaced
         };
         self.note(catalog::Input::Forget(peer));
@@ -52,7 +53,20 @@ impl Context {
 
     /// When the peer's ban ends, or has ended.
     pub(crate) fn banned_until(&self, peer: &EndpointId) -> Option<Instant> {
-        lock(&self.retained).bans.get(peer).copied()
+        lock(&self.retained).bans.get(peer).map(|ban| ban.until)
+    }
+
+    /// Tells the app that a ban is in force, unless it was told before.
+    pub(crate) fn tell_ban(&self, peer: EndpointId, until: Instant) {
+        let is_told = {
+            let bans = &mut lock(&self.retained).bans;
+            let ban = bans.get_mut(&peer).filter(|ban| ban.until == until);
+            ban.is_some_and(|ban| std::mem::replace(&mut ban.is_told, true))
+        };
+        if !is_told {
+            let duration = until.saturating_duration_since(Instant::now());
+            self.emit(NodeEvent::PeerBanned { peer, duration });
+        }
     }
 
     /// Lifts a ban.

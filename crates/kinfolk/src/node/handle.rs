@@ -379,7 +379,8 @@ impl Node {
 
     /// Keeps a peer connected until the answer is dropped.
     ///
-    /// Addresses that come with the peer and do not fit into the address book are left out; [`Node::add_address`] tells.
+    /// Addresses that come with the peer are added as by [`Node::add_address`], and are kept when the hold is dropped. Those that do not fit into the
+    /// address book are left out; [`Node::add_address`] tells.
     pub fn hold(&self, peer: impl Into<Peer>) -> Hold {
         let peer = peer.into();
         let id = peer.id();
@@ -505,7 +506,7 @@ impl Node {
     /// Exchanges catalogs with a peer now, and says what came of it. An exchange with it that the node has opened already is waited for
     /// instead. Cancel safe; the exchange goes on.
     pub async fn sync_with(&self, peer: impl Into<Peer>) -> Result<ExchangeReport, ExchangeError> {
-        let peer = peer.into().configure(&self.context).map_err(ExchangeError::Open)?;
+        let peer = peer.into().name(&self.context).map_err(ExchangeError::Open)?;
         self.context.sync_with(peer).await
     }
 
@@ -535,8 +536,15 @@ impl Node {
     /// Tells the network that it leaves, takes no new work, lets streams finish within the drain deadline, and returns when no session is
     /// left. The node stays up and can be asked; shut it down next. Cancel safe; the draining goes on.
     pub async fn drain(&self) -> Result<(), NodeClosed> {
+        // From this moment on nothing new is taken.
         self.context.start_draining();
-        self.context.farewell().await;
+        // The rest is for a task of the node's own, which goes on when this future is dropped.
+        let (reply, drained) = ractor::concurrency::oneshot();
+        let asked = self.actor.send_message(NodeMessage::Drain(reply.into()));
+        if asked.is_ok() && drained.await.is_ok() {
+            return Ok(());
+        }
+        // The PeerManager failed over it, and the next one drains already; or the node has ended.
         self.context.ask_manager(PeerManagerMessage::ShutDown).await
     }
 

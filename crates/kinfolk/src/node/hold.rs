@@ -12,8 +12,11 @@ use crate::peers::manager::PeerManagerMessage;
 /// Keeps a peer connected: it is dialled, and dialled again whenever the session is lost, until this is dropped.
 ///
 /// The peer sees the hold too and does not let the session linger out. What becomes of the session meanwhile is told by
-/// [`Node::monitor`](crate::Node::monitor). A hold survives the restart of the node's parts; it ends early only when the app
-/// disconnects or bans the peer, or the node shuts down.
+/// [`Node::monitor`](crate::Node::monitor). A hold survives the restart of the node's parts. It ends early when the app
+/// disconnects or bans the peer, or the node shuts down; and, at once or when a part is restarted, as [`Outcome::Failed`]
+/// where there is no room for it ([`Failure::QueueFull`](crate::Failure::QueueFull): as many intents wait, holds included, as
+/// [`Limits::intents_per_peer`](kinfolk_core::limits::Limits::intents_per_peer) and [`Limits::intents`](kinfolk_core::limits::Limits::intents) allow;
+/// [`Failure::TooManyPeers`](crate::Failure::TooManyPeers)) or the peer is this node itself ([`Failure::SelfDial`](crate::Failure::SelfDial)).
 #[derive(Debug)]
 #[must_use = "a hold ends when it is dropped"]
 pub struct Hold {

@@ -18,6 +18,8 @@ use kinfolk_core::record::Reach;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::peers::datagrams::Datagrams;
+use crate::protocol::backlog::Backlog;
+use crate::protocol::places::{Place, Places};
 use crate::supervision::{Latch, lock};
 
 /// A link that streams can be opened on.
@@ -37,6 +39,8 @@ pub(crate) struct Link {
     served_there: Mutex<Option<u64>>,
     /// Bytes of requests of the peer that may be held at once.
     pub(crate) request_room: Arc<Semaphore>,
+    /// Bytes of responses to the peer that wait for room.
+    pub(crate) responses: Arc<Backlog>,
     /// Whether the peer has acknowledged a stream of ours.
     acknowledged: AtomicBool,
     /// Whether the peer holds the link already.
@@ -73,28 +77,28 @@ struct Leases {
 pub(crate) struct Lease {
     link: Arc<Link>,
     /// `None` for a stream of our own.
-    places: Option<Arc<Places>>,
+    places: Option<Arc<Taken>>,
 }
 
 /// What a stream of the peer takes up until both of its directions are over.
 #[derive(Debug)]
-struct Places {
+struct Taken {
     _of_peer: Option<OwnedSemaphorePermit>,
-    _of_node: OwnedSemaphorePermit,
-    of_protocol: OnceLock<OwnedSemaphorePermit>,
+    _of_node: Place,
+    of_protocol: OnceLock<Place>,
 }
 
 impl Link {
-    /// `request_room` bounds the bytes of the peer's requests that are held at once.
+    /// `window` bounds the bytes of the peer's requests that are held at once, and beyond as many of responses no further call is begun.
     pub(crate) fn new(
         id: LinkId,
         peer: EndpointId,
         direction: Direction,
         connection: Connection,
-        request_room: u32,
+        window: u32,
     ) -> Self {
-        let request_room = usize::try_from(request_room).unwrap_or(usize::MAX);
-        let request_room = request_room.min(Semaphore::MAX_PERMITS);
+        let window = usize::try_from(window).unwrap_or(usize::MAX);
+        let request_room = window.min(Semaphore::MAX_PERMITS);
         Self {
             id,
             peer,
@@ -111,6 +115,7 @@ impl Link {
             retired: Latch::default(),
             served_there: Mutex::new(None),
             request_room: Arc::new(Semaphore::new(request_room)),
+            responses: Backlog::new(window),
             acknowledged: AtomicBool::new(false),
             held_there: AtomicBool::new(false),
             has_served_apps: AtomicBool::new(false),
@@ -140,7 +145,7 @@ impl Link {
     /// Takes a stream of the peer into account and leases the link for it, or says why not.
     ///
     /// Counting and leasing are one step, so that the number in our `Goodbye` is exact.
-    pub(crate) fn accept(self: &Arc<Self>, node: &Arc<Semaphore>) -> Result<Lease, Code> {
+    pub(crate) fn accept(self: &Arc<Self>, node: &Arc<Places>) -> Result<Lease, Code> {
         let mut leases = lock(&self.leases);
         if leases.closed {
             return Err(Code::Draining);
@@ -149,9 +154,9 @@ impl Link {
         let place = |places: &Arc<Semaphore>| {
             Arc::clone(places).try_acquire_owned().map_err(|_| Code::Busy)
         };
-        let places = Places {
+        let places = Taken {
             _of_peer: self.places.as_ref().map(place).transpose()?,
-            _of_node: place(node)?,
+            _of_node: node.take(self.peer)?,
             of_protocol: OnceLock::new(),
         };
         leases.held = leases.held.saturating_add(1);
@@ -355,7 +360,7 @@ impl Lease {
     }
 
     /// Keeps the protocol's place for as long as this lease and those made of it last.
-    pub(crate) fn occupy(&self, place: OwnedSemaphorePermit) {
+    pub(crate) fn occupy(&self, place: Place) {
         if let Some(places) = &self.places {
             // A stream is of one protocol: this happens once.
             let _ = places.of_protocol.set(place);

@@ -5,7 +5,7 @@
 //! what it awaits is the local start of a session. What the app gave (addresses, bans, holds) is kept by the node, so that a
 //! restart loses none of it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ use crate::events::NodeEvent;
 use crate::fault::Point;
 use crate::fault::here;
 use crate::local_only::local_only;
-use crate::metrics::{Family, Metrics};
+use crate::metrics::{AddressMetrics, Family, Metrics};
 use crate::monitor::PeerStatus;
 use crate::peers::link::Link;
 use crate::peers::session::{
@@ -66,6 +66,8 @@ pub(crate) struct PeerManagerArguments {
 pub(crate) enum Grant {
     /// A link to open its stream on.
     Link(Arc<Link>),
+    /// The link that it was to have is gone before anybody could use it: to be asked for again.
+    Gone,
     /// Its end.
     Ended(Outcome, Option<LinkEnd>),
 }
@@ -136,6 +138,8 @@ pub(crate) struct PeerManagerState {
     sessions: HashMap<LinkId, Running>,
     by_actor: HashMap<ActorId, LinkId>,
     asks: HashMap<IntentId, oneshot::Sender<Grant>>,
+    /// Links whose sessions did not start, until the table has heard of it: nobody is told of these.
+    stillborn: HashSet<LinkId>,
     /// The incoming connection that the table is deciding about.
     arrived: Option<Box<Arrived>>,
     /// Incoming connections that are being refused; each still counts at the gate.
@@ -194,6 +198,7 @@ impl PeerManager {
             sessions: HashMap::new(),
             by_actor: HashMap::new(),
             asks: HashMap::new(),
+            stillborn: HashSet::new(),
             arrived: None,
             refusals: JoinSet::new(),
             last_panic: String::new(),
@@ -327,7 +332,9 @@ impl PeerManagerState {
                 let totals = self.table.totals(Instant::now());
                 let depth = self.depth.load(Ordering::Relaxed);
                 let discovery = self.context.discovery_metrics();
-                let _ = reply.send(self.context.counters.snapshot(&totals, depth, discovery));
+                let addresses = AddressMetrics::of(&lock(&self.context.retained).book);
+                let counters = &self.context.counters;
+                let _ = reply.send(counters.snapshot(&totals, depth, discovery, addresses));
             }
             M::Monitor(peer, reply) => {
                 let live = self.table.live(&peer).and_then(|id| self.sessions.get(&id));
@@ -358,7 +365,7 @@ impl PeerManagerState {
         }
         let (bans, holds) = {
             let retained = lock(&self.context.retained);
-            let bans: Vec<_> = retained.bans.iter().map(|(peer, until)| (*peer, *until)).collect();
+            let bans: Vec<_> = retained.bans.iter().map(|(peer, ban)| (*peer, ban.until)).collect();
             (bans, retained.holds.keys().copied().collect::<Vec<_>>())
         };
         for (peer, until) in bans {
@@ -540,13 +547,19 @@ impl PeerManagerState {
                 }
             }
             Output::Hand(link, id) => {
-                let reply = self.asks.remove(&id);
+                // A session that did not start has none.
+                let grant = self.link(link).map_or(Grant::Gone, Grant::Link);
                 // A caller that left meanwhile takes nothing with it: the link lingers out.
-                if let (Some(reply), Some(link)) = (reply, self.link(link)) {
-                    let _ = reply.send(Grant::Link(link));
+                if let Some(reply) = self.asks.remove(&id) {
+                    let _ = reply.send(grant);
                 }
             }
             Output::End(id, outcome, cause) => self.end_intent(id, outcome, cause),
+            // The table takes a link for live before its session has started.
+            Output::Event(PeerEvent::Up(link, _)) if self.link(link).is_none() => {
+                self.stillborn.insert(link);
+            }
+            Output::Event(PeerEvent::Down(link, _)) if self.stillborn.remove(&link) => {}
             Output::Event(event) => self.report(peer, event),
             // The table carries these out itself.
             Output::WantDial | Output::Forget => {}

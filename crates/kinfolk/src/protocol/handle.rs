@@ -22,6 +22,7 @@ use crate::events::NodeEvent;
 use crate::metrics::{Family, ProtocolCounters};
 use crate::peers::link::Lease;
 use crate::protocol::open::{read_call_body, read_call_length};
+use crate::protocol::places::Place;
 use crate::protocol::respond::respond;
 use crate::protocol::service::{Handler, Incoming, Registered};
 use crate::protocol::stream::{AnswerState, Orphanage, RecvStream, SendStream};
@@ -153,7 +154,7 @@ pub(crate) struct Handling {
     pub(crate) incoming: Incoming,
     /// Where an unfinished half goes, if the handler's end is known here.
     pub(crate) orphanage: Option<Arc<Orphanage>>,
-    pub(crate) place: OwnedSemaphorePermit,
+    pub(crate) place: Place,
     pub(crate) active: Active,
     pub(crate) present: Present,
 }
@@ -224,7 +225,10 @@ impl Call {
             Ok(request) => request,
             Err(code) => return self.refuse(code),
         };
-        let _place = match self.service.registered.place() {
+        if self.recv.link().responses.is_full() {
+            return self.refuse(Code::Busy);
+        }
+        let _place = match self.service.registered.place(self.service.peer) {
             Ok(place) => place,
             Err(code) => return self.refuse(code),
         };
@@ -247,10 +251,13 @@ impl Call {
             // The caller dropped its future: nobody wants the answer.
             _ = self.send.acknowledged() => return,
         };
-        if let Ok(Ok(response)) = &result {
-            self.respond(response).await;
-        } else if let Some(code) = self.service.judge(result) {
-            self.end(code);
+        match result {
+            Ok(Ok(response)) => self.respond(response.into()).await,
+            failed => {
+                if let Some(code) = self.service.judge(failed) {
+                    self.end(code);
+                }
+            }
         }
     }
 
@@ -270,24 +277,26 @@ impl Call {
         Ok((request, room))
     }
 
-    async fn respond(&mut self, response: &[u8]) {
+    async fn respond(&mut self, response: Bytes) {
         let limits = &self.service.context.limits;
         let Ok(prefix) = call_prefix(response.len(), limits.call_bytes) else {
             self.service.failed(format!("a response of {} bytes is too large", response.len()));
             self.send.reset(Code::HandlerFailed);
             return;
         };
-        let mut message = Vec::with_capacity(response.len().saturating_add(8));
-        message.push(Answer::Ack.to_byte());
-        message.extend_from_slice(&prefix);
-        message.extend_from_slice(response);
-        let written = self.send.write_overhead(&message);
+        let _waiting = self.recv.link().responses.wait(response.len());
+        // The answer byte is not counted where it is read either.
+        let sent = prefix.len().saturating_add(response.len());
+        let head = [&[Answer::Ack.to_byte()][..], &prefix].concat();
+        let written = self.send.write_chunks_overhead([head.into(), response]);
         let written = tokio::time::timeout(limits.call_deadline, written).await;
-        if matches!(written, Ok(Ok(()))) {
-            // The answer byte is not counted where it is read either.
-            let sent = message.len().saturating_sub(1);
+        let counters = &self.service.registered.counters;
+        if written.is_err() {
+            counters.responses_untaken.fetch_add(1, Ordering::Relaxed);
+            self.send.reset(Code::DeadlineExceeded);
+        } else if matches!(written, Ok(Ok(()))) {
             let sent = u64::try_from(sent).unwrap_or(u64::MAX);
-            self.service.registered.counters.bytes_sent.fetch_add(sent, Ordering::Relaxed);
+            counters.bytes_sent.fetch_add(sent, Ordering::Relaxed);
             let _ = self.send.finish();
         }
     }

@@ -3,8 +3,10 @@
 //! Payload flows between the app and QUIC directly; no actor is in between.
 
 pub(crate) mod any;
+pub(crate) mod backlog;
 pub(crate) mod handle;
 pub(crate) mod open;
+pub(crate) mod places;
 pub(crate) mod respond;
 pub(crate) mod responses;
 pub(crate) mod serve;

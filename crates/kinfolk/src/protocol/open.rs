@@ -35,6 +35,9 @@ const DEADLINE_GRACE: Duration = Duration::from_millis(500);
 const RESERVED: usize = 64 * 1024;
 
 /// A peer, by its id alone or with addresses at which to reach it.
+///
+/// Addresses that come along with an open, a call or an exchange are tried like those of [`Node::add_address`](crate::Node::add_address), and kept like them until room is
+/// needed: a full address book forgets the peer that was named so the longest time ago.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     id: EndpointId,
@@ -93,13 +96,21 @@ impl Peer {
         self.network.is_some_and(|named| named != network)
     }
 
-    /// Remembers the addresses, if any came along.
-    pub(crate) fn configure(self, context: &Context) -> Result<EndpointId, OpenError> {
+    /// Remembers the addresses, if any came along, for as long as there is room.
+    pub(crate) fn name(self, context: &Context) -> Result<EndpointId, OpenError> {
         if let Some(address) = self.address {
             let full = |_| OpenError::Failed { failure: Failure::TooManyPeers, cause: None };
-            context.suggest(address).map_err(full)?;
+            context.name(address).map_err(full)?;
         }
         Ok(self.id)
+    }
+
+    /// Remembers the addresses, if any came along, as if the app had added them: a hold has to find its peer for as long as it lasts.
+    pub(crate) fn configure(self, context: &Context) -> Result<EndpointId, OpenError> {
+        match self.address.clone().map(|address| context.configure(address)) {
+            Some(Err(_)) => self.name(context),
+            _ => Ok(self.id),
+        }
     }
 }
 
@@ -182,7 +193,7 @@ pub(crate) async fn open(
     ask.is_own = protocol.is_reserved();
     ask.is_counted = !ask.is_own;
     let result = async {
-        peer.configure(context)?;
+        peer.name(context)?;
         ask.open(&protocol, mode).await
     };
     let result = result.await;
@@ -214,7 +225,7 @@ pub(crate) async fn call(
 ) -> Result<Bytes, OpenError> {
     let mut ask = Ask::new(context, peer.id, &options);
     let result = async {
-        peer.configure(context)?;
+        peer.name(context)?;
         ask.call(&protocol, request).await
     };
     let result = result.await;
@@ -234,7 +245,7 @@ pub(crate) async fn call_stream(
     ask.deadline =
         options.total_from(Instant::now()).map_or(ask.deadline, |at| ask.deadline.min(at));
     let result = async {
-        peer.configure(context)?;
+        peer.name(context)?;
         match ask.request(&protocol, StreamMode::CallStream, request).await? {
             Reply::Many(responses) => Ok(responses),
             // Not to this mode.
@@ -529,12 +540,15 @@ impl<'a> Ask<'a> {
             match self.ask().await {
                 Err(OpenError::Failed { failure: Failure::NoAddress, .. })
                     if !self.is_errand && self.context.may_be_found(&self.peer) => {}
-                granted => return granted,
+                Ok(None) => {}
+                Ok(Some(link)) => return Ok(link),
+                Err(error) => return Err(error),
             }
         }
     }
 
-    async fn ask(&mut self) -> Result<Arc<Link>, OpenError> {
+    /// Asks the machine once; `None` if the link that it named was gone already.
+    async fn ask(&mut self) -> Result<Option<Arc<Link>>, OpenError> {
         let (reply, grant) = oneshot::channel();
         let intent = Intent {
             id: self.id,
@@ -556,7 +570,8 @@ impl<'a> Ask<'a> {
         };
         self.waiting = false;
         match granted {
-            Grant::Link(link) => Ok(link),
+            Grant::Link(link) => Ok(Some(link)),
+            Grant::Gone => Ok(None),
             Grant::Ended(Outcome::Restarted, _) if self.context.ended().is_some() => {
                 Err(OpenError::Closed(NodeClosed(self.context.closed().await)))
             }

@@ -1,11 +1,12 @@
 //! The serving side of a call with many responses: the handler's stream is polled, and what it makes is written in batches.
 //!
 //! While responses are ready they are gathered; a batch is written when nothing more is ready, or when it is large enough. The stream is
-//! not polled while a batch waits for room, so that the handler runs ahead of the reader by QUIC's windows and one batch. It never
-//! outlives its caller: a stream that the peer has stopped is dropped.
+//! not polled while a batch waits for room, nor while too much waits for the peer on other streams, so that the handler runs ahead of the reader by
+//! QUIC's windows and one batch. It never outlives its caller: a stream that the peer has stopped is dropped.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
@@ -16,6 +17,7 @@ use kinfolk_core::code::Code;
 use kinfolk_core::wire::{Answer, end_of_responses, response_prefix};
 
 use crate::error::HandlerError;
+use crate::protocol::backlog::Waiting;
 use crate::protocol::handle::Served;
 use crate::protocol::service::ResponsesHandler;
 use crate::protocol::stream::SendStream;
@@ -31,6 +33,8 @@ pub(crate) type Bodies = BoxStream<'static, Result<Vec<u8>, HandlerError>>;
 enum Gathered {
     /// There may be more.
     Some,
+    /// There was nothing yet, and now no more may be made.
+    Full,
     /// It was the last, and this is why.
     Last(Code),
 }
@@ -52,18 +56,28 @@ pub(crate) async fn respond(
         Ok(bodies) => Ok(AssertUnwindSafe(bodies).catch_unwind()),
         Err(panic) => Err(served.panicked(panic.as_ref())),
     };
+    let backlog = Arc::clone(&send.link().responses);
     let mut is_first = true;
     loop {
+        let mut waiting = backlog.wait(batch.len());
         let gathered = match &mut bodies {
             Ok(bodies) => tokio::select! {
                 biased;
-                gathered = gather(served, Pin::new(bodies), &mut batch, is_first) => gathered,
+                gathered =
+                    gather(served, Pin::new(bodies), &mut batch, &mut waiting, is_first) => gathered,
                 // The caller has dropped its responses: nobody wants more.
                 _ = send.acknowledged() => return,
             },
             Err(code) => Gathered::Last(*code),
         };
         is_first = false;
+        if let Gathered::Full = gathered {
+            tokio::select! {
+                biased;
+                () = backlog.room() => continue,
+                _ = send.acknowledged() => return,
+            }
+        }
         if let Gathered::Last(code) = gathered {
             // Whatever the handler holds is free before the caller has taken the rest.
             bodies = Err(code);
@@ -87,6 +101,7 @@ async fn gather<S>(
     served: &Served,
     mut bodies: Pin<&mut S>,
     batch: &mut BytesMut,
+    waiting: &mut Waiting,
     is_first: bool,
 ) -> Gathered
 where
@@ -94,6 +109,11 @@ where
 {
     std::future::poll_fn(|cx| {
         while batch.len() < BATCH {
+            match waiting.backlog().is_full() {
+                true if batch.is_empty() => return Poll::Ready(Gathered::Full),
+                true => break,
+                false => {}
+            }
             let body = match bodies.as_mut().poll_next(cx) {
                 Poll::Ready(Some(Ok(Ok(body)))) => body,
                 Poll::Ready(Some(failed)) => {
@@ -108,6 +128,7 @@ where
                 served.failed(format!("a response of {} bytes is too large", body.len()));
                 return Poll::Ready(Gathered::Last(Code::HandlerFailed));
             };
+            waiting.add(prefix.len().saturating_add(body.len()));
             batch.extend_from_slice(&prefix);
             batch.extend_from_slice(&body);
         }

@@ -107,7 +107,7 @@ impl<T> Responses<T> {
         if let Some(end) = &self.end {
             return Poll::Ready(end.clone().map(|()| None));
         }
-        let next = match ready!(self.poll_frame(cx)) {
+        let next = match ready!(self.poll_in_time(cx)) {
             Ok(Some(body)) => match (self.decode)(body) {
                 Ok(response) => return Poll::Ready(Ok(Some(response))),
                 Err(error) => Err(ResponsesError::Response(error)),
@@ -128,13 +128,24 @@ impl<T> Responses<T> {
         Poll::Ready(next.map(|()| None))
     }
 
-    /// The next body; `None` at the end that the peer says itself.
-    fn poll_frame(&mut self, cx: &mut Poller<'_>) -> Poll<Result<Option<Bytes>, ResponsesError>> {
-        if let Some(total) = &mut self.total
-            && total.as_mut().poll(cx).is_ready()
-        {
+    /// The next body within the time that all of them have; `None` at the end that the peer says itself.
+    fn poll_in_time(&mut self, cx: &mut Poller<'_>) -> Poll<Result<Option<Bytes>, ResponsesError>> {
+        let is_late = |total: &Pin<Box<Sleep>>| total.deadline().into_std() <= Instant::now();
+        if self.total.as_ref().is_some_and(is_late) {
             return Poll::Ready(Err(ResponsesError::TimedOut));
         }
+        let next = self.poll_frame(cx);
+        match &mut self.total {
+            // Only now: once the runtime of its node is gone the timer panics, and there is an end to be told.
+            Some(total) if next.is_pending() => {
+                total.as_mut().poll(cx).map(|()| Err(ResponsesError::TimedOut))
+            }
+            _ => next,
+        }
+    }
+
+    /// The next body; `None` at the end that the peer says itself.
+    fn poll_frame(&mut self, cx: &mut Poller<'_>) -> Poll<Result<Option<Bytes>, ResponsesError>> {
         let Some(recv) = &mut self.recv else { return Poll::Ready(Ok(None)) };
         loop {
             match self.frames.next()? {

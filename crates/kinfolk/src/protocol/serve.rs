@@ -173,7 +173,7 @@ impl Negotiation {
         // A call takes its place when its request is complete: a slow one keeps nobody out.
         let place = match admitted {
             Ok(()) if is_call => Ok(None),
-            Ok(()) => served.registered.place().map(Some),
+            Ok(()) => served.registered.place(peer).map(Some),
             Err(code) => Err(code),
         };
         let place = match place {

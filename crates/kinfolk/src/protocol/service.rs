@@ -17,11 +17,11 @@ use kinfolk_core::record::{Offer, Record};
 use kinfolk_core::wire::header::StreamMode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::context::Context;
 use crate::error::{HandlerError, ServeError};
 use crate::metrics::ProtocolCounters;
+use crate::protocol::places::{Place, Places};
 use crate::protocol::respond::Bodies;
 use crate::protocol::stream::{RecvStream, SendStream};
 use crate::supervision::{read, write};
@@ -149,7 +149,8 @@ impl Service {
     /// `HandlerPanicked`. A response larger than [`Limits::call_bytes`](kinfolk_core::limits::Limits::call_bytes) is a failure of the handler.
     ///
     /// A caller that does not read keeps the handler, and its place in the concurrency, for as long as the session lives, as one does that keeps a stream open;
-    /// how many one peer can keep is bounded by [`Limits::streams_per_peer`](kinfolk_core::limits::Limits::streams_per_peer).
+    /// how many one peer can keep is bounded by [`Limits::streams_per_peer`](kinfolk_core::limits::Limits::streams_per_peer), and what waits for it by
+    /// [`Limits::connection_window`](kinfolk_core::limits::Limits::connection_window): beyond that none of its handlers is asked for more.
     ///
     /// ```
     /// use std::time::Duration;
@@ -236,6 +237,9 @@ impl Service {
 
     /// How many streams are served at once; more are refused as busy. The default is
     /// [`Limits::protocol_concurrency`](kinfolk_core::limits::Limits::protocol_concurrency).
+    ///
+    /// A peer that has 16 or more gets another only while more than a quarter as many are free, so that a few peers cannot take all: one alone
+    /// gets four fifths of them.
     #[must_use]
     pub fn concurrency(mut self, streams: usize) -> Self {
         self.concurrency = Some(streams);
@@ -275,19 +279,18 @@ impl Service {
 /// A registered service.
 pub(crate) struct Registered {
     pub(crate) service: Service,
-    pub(crate) places: Arc<Semaphore>,
+    pub(crate) places: Arc<Places>,
     pub(crate) counters: Arc<ProtocolCounters>,
 }
 
 impl Registered {
     fn new(service: Service, places: usize, counters: Arc<ProtocolCounters>) -> Self {
-        let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
-        Self { service, places, counters }
+        Self { service, places: Places::new(places), counters }
     }
 
-    /// A place among those that the protocol serves at once.
-    pub(crate) fn place(&self) -> Result<OwnedSemaphorePermit, Code> {
-        Arc::clone(&self.places).try_acquire_owned().map_err(|_| Code::Busy)
+    /// A place for a stream of this peer among those that the protocol serves at once.
+    pub(crate) fn place(&self, peer: EndpointId) -> Result<Place, Code> {
+        self.places.take(peer)
     }
 
     /// Whether a stream of this mode can be served by this handler.

@@ -17,11 +17,11 @@ use kinfolk_core::code::Code;
 use kinfolk_core::intent::{Priority, StreamLoss};
 use kinfolk_core::wire::Answer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::StreamError;
 use crate::metrics::ProtocolCounters;
 use crate::peers::link::{Lease, Link};
+use crate::protocol::places::Place;
 use crate::supervision::lock;
 
 /// Most bytes taken from QUIC at once; a chunk is a slice of what arrived, so larger ones cost no copy either.
@@ -40,6 +40,8 @@ pub struct SendStream {
     inner: Option<iroh::endpoint::SendStream>,
     /// `None` once nothing more will be sent.
     lease: Option<Lease>,
+    /// Given up here: QUIC does not tell what becomes of it then.
+    is_reset: bool,
     link: Arc<Link>,
     counters: Arc<ProtocolCounters>,
     orphanage: Weak<Orphanage>,
@@ -100,7 +102,8 @@ impl SendStream {
         orphanage: Weak<Orphanage>,
     ) -> Self {
         let link = Arc::clone(lease.link());
-        Self { inner: Some(inner), lease: Some(lease), link, counters, orphanage }
+        let (inner, lease) = (Some(inner), Some(lease));
+        Self { inner, lease, is_reset: false, link, counters, orphanage }
     }
 
     fn inner(&mut self) -> Result<&mut iroh::endpoint::SendStream, StreamError> {
@@ -162,13 +165,18 @@ impl SendStream {
         if let (Some(inner), Some(_lease)) = (&mut self.inner, self.lease.take()) {
             // It fails only if the stream is over already.
             let _ = inner.reset(wire_code(code));
+            self.is_reset = true;
         }
     }
 
     /// Waits until the peer's QUIC has acknowledged everything up to [`SendStream::finish`], or has stopped the stream. Cancel safe.
     ///
-    /// It says that the bytes arrived, not that the peer's app has read them.
+    /// It says that the bytes arrived, not that the peer's app has read them. After [`SendStream::reset`] nobody will ever know, and it fails as
+    /// [`StreamError::Finished`].
     pub async fn acknowledged(&mut self) -> Result<(), StreamError> {
+        if self.is_reset {
+            return Err(StreamError::Finished);
+        }
         match self.inner()?.stopped().await {
             Ok(None) => Ok(()),
             Ok(Some(code)) => Err(StreamError::Reset(Code::from_wire(code.into_inner()))),
@@ -176,8 +184,12 @@ impl SendStream {
         }
     }
 
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
     /// Keeps the protocol's place until both halves are over.
-    pub(crate) fn occupy(&self, place: OwnedSemaphorePermit) {
+    pub(crate) fn occupy(&self, place: Place) {
         if let Some(lease) = &self.lease {
             lease.occupy(place);
         }
@@ -204,7 +216,15 @@ impl SendStream {
 
     /// The same without copying them.
     pub(crate) async fn write_chunk_overhead(&mut self, chunk: Bytes) -> Result<(), StreamError> {
-        let written = self.inner()?.write_chunk(chunk).await;
+        self.write_chunks_overhead([chunk]).await
+    }
+
+    /// The same in several pieces.
+    pub(crate) async fn write_chunks_overhead<const N: usize>(
+        &mut self,
+        mut chunks: [Bytes; N],
+    ) -> Result<(), StreamError> {
+        let written = self.inner()?.write_all_chunks(&mut chunks).await;
         written.map_err(|error| self.write_failed(error))
     }
 

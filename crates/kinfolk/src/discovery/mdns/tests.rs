@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::admission::Admission;
 use crate::discovery::child;
-use crate::metrics::DiscoveryMetrics;
+use crate::metrics::{AddressMetrics, DiscoveryMetrics, Metrics};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -44,6 +44,12 @@ fn move_to(context: &Context, addrs: &[&str]) -> EndpointAddr {
 
 async fn next(mdns: &mut Mdns) -> EndpointAddr {
     timeout(PATIENCE, mdns.next()).await.expect("a hint in time").expect("the task runs")
+}
+
+fn metrics(context: &Context) -> Metrics {
+    let (totals, discovery, addresses) =
+        (Totals::default(), DiscoveryMetrics::default(), AddressMetrics::default());
+    context.counters.snapshot(&totals, 0, discovery, addresses)
 }
 
 /// Sockets of this namespace on the port of mDNS.
@@ -148,10 +154,7 @@ async fn where_it_is_not_possible_it_is_counted_and_tried_again() {
     let alice = context(1, "here");
     move_to(&alice, &["10.9.0.1:1001"]);
     let mut mdns = Mdns::start(Arc::clone(&alice), 7);
-    let lost = || {
-        let metrics = alice.counters.snapshot(&Totals::default(), 0, DiscoveryMetrics::default());
-        metrics.discovery.mdns_failures.get("lost").copied().unwrap_or_default()
-    };
+    let lost = || metrics(&alice).discovery.mdns_failures.get("lost").copied().unwrap_or_default();
     eventually("it fails twice", || lost() >= 2).await;
     drop(taken);
     let bob = context(2, "here");
@@ -189,10 +192,6 @@ async fn a_crowd_is_as_good_as_no_network() {
         passed += 1;
     }
     assert_eq!(passed, HintLimits::default().per_minute);
-    let dropped = alice
-        .counters
-        .snapshot(&Totals::default(), 0, DiscoveryMetrics::default())
-        .discovery
-        .hints_dropped;
+    let dropped = metrics(&alice).discovery.hints_dropped;
     assert_eq!(dropped.values().sum::<u64>() + 30, u64::try_from(CROWD_MAX).expect("small") + 1);
 }

@@ -41,7 +41,7 @@ impl PeerManagerState {
                 context.counters.count(Family::DialFailed, end.name());
                 let failure = attempt_failure(end);
                 let mut retained = lock(&context.retained);
-                retained.book.attempted(Instant::now(), &peer, Err(failure));
+                retained.book.failed(Instant::now(), &peer, failure);
                 drop(retained);
                 context.note_dial_failed(peer, end);
                 context.emit(NodeEvent::DialFailed { peer, end, retry_in });
@@ -63,15 +63,14 @@ impl PeerManagerState {
                 if context.banned_until(&peer).is_none_or(|noted| noted < until) {
                     context.note_ban(peer, until);
                 }
-                let duration = until.saturating_duration_since(Instant::now());
-                context.emit(NodeEvent::PeerBanned { peer, duration });
+                context.tell_ban(peer, until);
             }
             PeerEvent::Unbanned => {
                 // One that the app has made longer meanwhile is kept; it is on its way here.
                 let now = Instant::now();
                 lock(&context.retained)
                     .bans
-                    .retain(|banned, until| *banned != peer || *until > now);
+                    .retain(|banned, ban| *banned != peer || ban.until > now);
                 context.emit(NodeEvent::PeerUnbanned { peer });
             }
         }
@@ -84,11 +83,12 @@ impl PeerManagerState {
         let selected = paths.iter().find(|path| path.is_selected());
         let Some(address) = selected.map(|path| path.remote_addr().clone()) else { return };
         let now = Instant::now();
-        let mut retained = lock(&self.context.retained);
-        if direction == Direction::Outbound {
-            retained.book.attempted(now, &peer, Ok(Some(&address)));
-        }
-        retained.book.learned(now, peer, address);
+        let book = &mut lock(&self.context.retained).book;
+        // The book counts what finds no room.
+        match direction {
+            Direction::Outbound => book.reached(now, peer, address),
+            Direction::Inbound => book.learned(now, peer, address),
+        };
     }
 }
 
