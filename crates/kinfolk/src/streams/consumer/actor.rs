@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -302,16 +301,11 @@ impl ConsumerState {
         let Some(receiving) = receivers.find(|receiving| receiving.flow.attempt == attempt) else {
             return;
         };
-        let Some(accepted) = receiving.flow.accepted.get().filter(|_| !receiving.is_up) else {
+        if receiving.is_up || receiving.flow.accepted.get().is_none() {
             return;
-        };
-        let (peer, channel) = (receiving.flow.source, accepted.channel);
+        }
         receiving.is_up = true;
-        // One that was cut may be no source any more.
-        self.inlet.known(&peer, |source| {
-            source.channel = Some(channel);
-            source.numbers.subscribed.fetch_add(1, Ordering::Relaxed);
-        });
+        let peer = receiving.flow.source;
         let stream = self.inlet.terms.name.clone();
         self.context.emit(NodeEvent::SourceUp { stream, peer });
         self.input(Input::Accepted { attempt }).await;

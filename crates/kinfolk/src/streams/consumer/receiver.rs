@@ -4,6 +4,7 @@
 //! the producer learns from QUIC how fast this consumer is. It looks at no item: the app decodes them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -327,6 +328,11 @@ fn begin(arguments: &ReceiverArguments, accepted: &Accepted) -> Result<bool, Ent
     let resume = Resume { epoch: accepted.epoch, next: accepted.next };
     let is_current = inlet.advance(flow, resume, batch);
     if is_current {
+        // Known before the first item is: the app may look when it has that.
+        inlet.known(&flow.source, |source| {
+            source.channel = Some(accepted.channel);
+            source.numbers.subscribed.fetch_add(1, Ordering::Relaxed);
+        });
         // It is the first time that this flow begins.
         let _ = flow.accepted.set(accepted.clone());
     }
