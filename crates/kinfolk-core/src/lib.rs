@@ -25,6 +25,7 @@ pub mod backoff;
 pub mod bucket;
 pub mod catalog;
 pub mod code;
+pub mod errands;
 pub mod exchange;
 pub mod gate;
 pub mod hints;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use kinfolk::fault::{Crash, Faults, Point};
 use kinfolk::{Found, Node, NodeEvent, Options, Removal, Topic};
 use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::guest::{Guest, hello};
@@ -235,4 +236,34 @@ async fn a_network_at_rest_keeps_few_sessions_and_falls_silent() {
     })
     .await;
     over(nodes).await;
+}
+
+/// Less than such a link may linger otherwise.
+const SOONER: Duration = Duration::from_secs(4);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_links_for_errands_that_are_over_no_more_linger_than_may() {
+    let mut limits = quick_limits();
+    limits.linger = SOON;
+    limits.errand_links = 1;
+    let alice = discovering(1).limits(limits).spawn().await.expect("it starts");
+    // Peers that become nobody's neighbours.
+    let faults = Faults::default();
+    for _ in 0..32 {
+        faults.arm(Point::AnnouncerPreStart, Crash::Error);
+    }
+    let mut peers = Vec::new();
+    for key in [2, 3] {
+        peers.push(discovering(key).faults(&faults).spawn().await.expect("it starts"));
+    }
+    let mut log = EventLog::of(&alice).await;
+    for peer in &peers {
+        let met = alice.sync_with(peer.addr());
+        within(SOON, "an exchange", met).await.expect("both discover");
+    }
+    let first = peers[0].id();
+    let is_end =
+        |event: &NodeEvent| matches!(event, NodeEvent::SessionEnded { peer, .. } if *peer == first);
+    eventually(SOONER, "the first link closes", async || log.count(is_end) > 0).await;
+    over(peers.into_iter().chain([alice])).await;
 }

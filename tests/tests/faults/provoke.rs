@@ -6,13 +6,16 @@ use kinfolk::fault::{Actor, Crash, Faults, Point, Victim};
 use kinfolk::{Code, NodeMessage, Options, Producer, ProtocolName, SecretKey, Service, Topic};
 use kinfolk_tests::support::guest::{Guest, hello, knock};
 use kinfolk_tests::support::host::Host;
-use kinfolk_tests::support::node::{ECHO, NEXT, connect};
+use kinfolk_tests::support::node::{ECHO, NEXT, builder, connect};
 use kinfolk_tests::support::stranger::{Nobody, Stranger};
 use kinfolk_tests::support::wait::{eventually, within};
 use ractor::RpcReplyPort;
 
 use crate::flows::{GOOD, Number, Other, PROBE, Poison, SHORT, guarded};
 use crate::scene::{SOON, Scene, keys_in_order, limits};
+
+/// The key of one more peer that discovers.
+const ERIN: u8 = 7;
 
 const OTHER: ProtocolName = ProtocolName::from_static("other/1");
 
@@ -38,7 +41,8 @@ pub(crate) fn needs_discovery(point: Point) -> bool {
         point.actor(),
         Actor::Discovery | Actor::Walker | Actor::Announcer | Actor::Exchange
     );
-    is_part_of_it || needs_flows(point) || point == Point::ManagerRecordNews
+    let is_told_by_it = matches!(point, Point::ManagerRecordNews | Point::ManagerErrandOver);
+    is_part_of_it || needs_flows(point) || is_told_by_it
 }
 
 /// Whether alice has to have typed streams.
@@ -91,14 +95,6 @@ pub(crate) const OUT_OF_REACH: &[(Point, &str)] = &[
     (Point::NodePreStart, "strikes before there is a node: it has tests of its own"),
     (Point::ManagerNetworkNews, "needs another address of the machine: see `hosts`"),
     (Point::DiscoveryNetworkNews, "needs another address of the machine: see `hosts`"),
-    (
-        Point::ManagerErrandOver,
-        "needs a link for an errand to a peer that is no neighbour: nodes that meet here are",
-    ),
-    (
-        Point::DiscoveryErrandOver,
-        "needs a link for an errand to a peer that is no neighbour: nodes that meet here are",
-    ),
     (Point::SessionWrites, "needs a peer that shuts its window before the first three frames"),
 ];
 
@@ -140,12 +136,7 @@ pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
         scene.faults.arm(point, crash);
     }
     match point {
-        P::NodePreStart
-        | P::SessionWrites
-        | P::ManagerNetworkNews
-        | P::DiscoveryNetworkNews
-        | P::ManagerErrandOver
-        | P::DiscoveryErrandOver => {
+        P::NodePreStart | P::SessionWrites | P::ManagerNetworkNews | P::DiscoveryNetworkNews => {
             unreachable!("out of reach")
         }
         P::NodeFollowsAddress | P::NodeTaskPanicked => {}
@@ -370,7 +361,8 @@ pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
             scene.faults.arm(P::ExchangeTask, Crash::Panic);
             scene.meet().await;
         }
-        P::AnnouncerLost => {
+        // The stream is over that alice and dave have as neighbours, on the link by which she asked him.
+        P::AnnouncerLost | P::DiscoveryErrandOver => {
             scene.meet().await;
             eventually(SOON, "dave is a neighbour", async || {
                 alice.metrics().await.expect("up").discovery.neighbours == 1
@@ -378,6 +370,8 @@ pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
             .await;
             scene.lose_dave().await;
         }
+        // On the heap: what all of these keep on the stack is near what a thread has.
+        P::ManagerErrandOver => Box::pin(links_for_errands(scene, point)).await,
         P::ManagerRecordNews
         | P::DiscoveryLetsGo
         | P::DiscoverySupervise
@@ -520,4 +514,22 @@ pub(crate) async fn provoke(scene: &mut Scene, point: Point, crash: Crash) {
             within(SOON, "the strike", scene.faults.struck(point)).await;
         }
     }
+}
+
+/// Of the links by which alice asks peers that become no neighbours, one may linger.
+async fn links_for_errands(scene: &mut Scene, point: Point) {
+    let silent = Faults::default();
+    for _ in 0..8 {
+        silent.arm(Point::AnnouncerPreStart, Crash::Error);
+    }
+    scene.start_dave(Scene::dave_builder().faults(&silent)).await;
+    let dave = scene.dave().await;
+    let erin = builder(ERIN).limits(limits()).discovery(true).faults(&silent);
+    let erin = erin.spawn().await.expect("it starts");
+    for peer in [&dave, &erin] {
+        let met = scene.alice.sync_with(peer.addr());
+        within(SOON, "an exchange", met).await.expect("both discover");
+    }
+    within(SOON, "the strike", scene.faults.struck(point)).await;
+    within(3 * SOON, "a shutdown", erin.shutdown()).await;
 }

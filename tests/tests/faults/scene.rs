@@ -38,6 +38,7 @@ pub(crate) fn limits() -> Limits {
     limits.gate.peer_rate = kinfolk::Rate::new(10_000, Duration::from_millis(1));
     // For nodes that discover: one walker, so that what happens is what was provoked.
     limits.walkers = 1;
+    limits.errand_links = 1;
     limits.walk.longest_wait = Duration::from_secs(1);
     limits.walk.revisit = Duration::from_secs(1);
     limits.exchange.deadline = Duration::from_secs(1);

@@ -144,8 +144,8 @@ pub(crate) struct DiscoveryState {
     restarts: Restarts,
     /// The waits before children are started again, and when each is over.
     restarting: Vec<(Instant, OwnedTask)>,
-    /// Waits before links are closed that were dialled for errands.
-    leaving: Vec<OwnedTask>,
+    /// Links that were dialled for errands and linger, each with the wait for its end.
+    lingering: Vec<(Arc<Link>, OwnedTask)>,
     /// Numbers that are being saved.
     saving: Vec<OwnedTask>,
     renewed_at: Option<Instant>,
@@ -217,7 +217,7 @@ impl Discovery {
             exchanges: HashMap::new(),
             restarts: Restarts::new(),
             restarting: Vec::new(),
-            leaving: Vec::new(),
+            lingering: Vec::new(),
             saving: Vec::new(),
             renewed_at: None,
             renewal,

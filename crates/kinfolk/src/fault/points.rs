@@ -58,7 +58,7 @@ impl PeerManagerMessage {
             Self::Hold(_) => Point::ManagerHold,
             Self::AddressNews(_) => Point::ManagerAddressNews,
             Self::RecordNews => Point::ManagerRecordNews,
-            Self::ErrandOver(_) => Point::ManagerErrandOver,
+            Self::ErrandOver(..) => Point::ManagerErrandOver,
             Self::NetworkNews => Point::ManagerNetworkNews,
             Self::Arrived(..) => Point::ManagerArrived,
             Self::Connected { .. } => Point::ManagerConnected,

@@ -215,10 +215,10 @@ impl Link {
         self.is_let_go.store(false, Ordering::Release);
     }
 
-    /// Since when no lease is held; `None` while one is.
+    /// Since when no lease is held that could be; `None` while one is, and once there are no more.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         let leases = lock(&self.leases);
-        (leases.held == 0).then_some(leases.last_used)
+        (leases.held == 0 && !leases.closed).then_some(leases.last_used)
     }
 
     /// Closes the leases if none is held and none was used for `linger`.

@@ -84,8 +84,8 @@ pub(crate) enum PeerManagerMessage {
     AddressNews(EndpointId),
     /// Records came with new addresses; of whom is kept beside the catalog.
     RecordNews,
-    /// A link was dialled for errands of the node's own that are over: it closes unless it was used since.
-    ErrandOver(Arc<Link>),
+    /// A link was dialled for errands of the node's own that are over: it closes unless it was used within this time.
+    ErrandOver(Arc<Link>, Duration),
     /// The node itself has a new address.
     NetworkNews,
     /// An incoming connection said hello. The permit is its place in this mailbox.
@@ -278,12 +278,12 @@ impl PeerManagerState {
             M::Hold(id) => self.hold(id).await,
             M::AddressNews(peer) => self.input(peer, Input::AddressNews).await,
             M::RecordNews => self.record_news().await,
-            M::ErrandOver(link) => {
+            M::ErrandOver(link, linger) => {
                 // What the app holds is not its errand alone any more.
                 let is_needed = self.context.is_held(&link.peer) || !link.is_errand();
                 if self.table.live(&link.peer) == Some(link.id)
                     && !is_needed
-                    && link.close_if_idle(Instant::now(), ERRAND_LINGER) == Linger::Closed
+                    && link.close_if_idle(Instant::now(), linger) == Linger::Closed
                 {
                     let input = Input::Lingered { link: link.id, linger: Linger::Closed };
                     self.input(link.peer, input).await;

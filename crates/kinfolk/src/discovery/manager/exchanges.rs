@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use iroh::EndpointId;
 use kinfolk_core::code::Code;
+use kinfolk_core::errands;
 use kinfolk_core::peer_link::Direction;
 use ractor::{ActorCell, ActorId, ActorRef};
 use tracing::debug;
@@ -279,11 +280,26 @@ impl DiscoveryState {
     }
 
     /// An errand is over that used this link. If it was dialled for errands, and no app has found another use for it, it closes
-    /// once there was none for a moment.
+    /// once there was none for a moment, or when too many linger.
     pub(super) fn let_go(&mut self, link: Arc<Link>) {
-        if !link.is_errand() || !link.begin_letting_go() {
+        if !link.is_errand() {
             return;
         }
+        self.lingering.retain(|(_, wait)| !wait.is_over());
+        if link.begin_letting_go() {
+            let wait = self.linger(Arc::clone(&link));
+            self.lingering.push((link, wait));
+        }
+        let idle = self.lingering.iter().filter(|(link, _)| link.is_errand());
+        let idle = idle.filter_map(|(link, _)| Some((Arc::clone(link), link.idle_since()?)));
+        for link in errands::surplus(idle, self.context.limits.errand_links) {
+            // A manager that is being restarted has no links.
+            let _ = self.context.tell_manager(PeerManagerMessage::ErrandOver(link, Duration::ZERO));
+        }
+    }
+
+    /// Waits until the link is idle for long enough, and has it closed.
+    fn linger(&self, link: Arc<Link>) -> OwnedTask {
         let context = Arc::clone(&self.context);
         let waiting = async move {
             let mut wait = ERRAND_LINGER;
@@ -298,7 +314,8 @@ impl DiscoveryState {
                 wait = ERRAND_LINGER.saturating_sub(since.elapsed());
                 if wait.is_zero() {
                     // A manager that is being restarted has no links.
-                    let _ = context.tell_manager(PeerManagerMessage::ErrandOver(link));
+                    let over = PeerManagerMessage::ErrandOver(link, ERRAND_LINGER);
+                    let _ = context.tell_manager(over);
                     return;
                 }
                 if !link.begin_letting_go() {
@@ -307,9 +324,7 @@ impl DiscoveryState {
             }
         };
         let here = here!(self.context, Point::DiscoveryLetsGo);
-        let task = OwnedTask::spawn(&self.me, here, waiting, DiscoveryMessage::TaskPanicked);
-        self.leaving.retain(|task| !task.is_over());
-        self.leaving.push(task);
+        OwnedTask::spawn(&self.me, here, waiting, DiscoveryMessage::TaskPanicked)
     }
 }
 
