@@ -474,7 +474,8 @@ proptest! {
             // Each with something new, and nobody who was reached.
             for one in &mut candidates {
                 one.seq = seq(random >> 20);
-                one.is_backed &= !search.asked.get(one.id.as_bytes()).is_some_and(|asked| asked.on_hearsay > 0);
+                let asked = search.asked.get(one.id.as_bytes());
+                one.is_backed &= asked.is_none_or(|asked| asked.on_hearsay == 0);
             }
             if let Choice::Ask(id, _) = search.choose(now, &candidates, random) {
                 let chosen = candidates.iter().find(|one| one.id == id).unwrap();

@@ -92,6 +92,7 @@ impl Context {
         let book = &mut lock(&self.retained).book;
         for contact in &contacts {
             for address in &contact.addrs {
+                // In an earlier life.
                 book.reached(now, contact.id, address.clone());
             }
         }
