@@ -43,7 +43,12 @@
 //!
 //! A record is kept and passed on as it was signed. Addresses of this machine in it are used only if it came from this
 //! machine, addresses of the local network only if it came from there or from this machine, whoever signed it; see
-//! [`Reach`]. Unspecified, multicast and reserved addresses are in no record.
+//! [`Reach`]. Where such addresses could be used and the owner's next record names them and no other such ones, they still can, whoever
+//! brings it. Unspecified, multicast and reserved addresses are in no record.
+//!
+//! Any other address may be a victim's, and whose are *hearsay* says [`Entry::is_hearsay`]: those that the owner told on a session of its
+//! own are not, nor those under which a session that we dialled reached it. A next record that others bring keeps that only if it names no
+//! new address and nothing spoke against the old ones. What records weigh does not depend on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -159,7 +164,10 @@ impl Catalog {
                     }
                 });
                 self.rework(&peer, |entry| {
-                    entry.set_proven(entry.is_proven() || direction == Direction::Outbound);
+                    if direction == Direction::Outbound {
+                        entry.set_proven(true);
+                        entry.set_backed(true);
+                    }
                     entry.restore();
                 });
             }
@@ -167,6 +175,13 @@ impl Catalog {
             Input::Missed(peer) => {
                 if self.kept.get(&peer).is_none_or(|kept| kept.session.is_none()) {
                     self.rework(&peer, |entry| entry.missed(now));
+                }
+            }
+            Input::Online => {
+                let missed = self.known.iter().filter(|entry| entry.liveness().failures() > 0);
+                let missed: Vec<_> = missed.map(|entry| entry.id()).collect();
+                for peer in missed {
+                    self.rework(&peer, |entry| entry.ask_now(now));
                 }
             }
             Input::Keep { peer, keep, wanted } => self.keep(peer, |kept| match keep {
@@ -242,8 +257,12 @@ impl Catalog {
         if let Err(reason) = taken {
             if reason == Ignored::Known {
                 self.come_nearer(&peer, reach, out);
-                if is_owner && self.known.get(&peer).is_some_and(|entry| !entry.is_first_hand()) {
-                    self.rework(&peer, |entry| entry.set_first_hand(true));
+                let is_news = |entry: &Arc<Entry>| !entry.is_first_hand() || !entry.is_backed();
+                if is_owner && self.known.get(&peer).is_some_and(is_news) {
+                    self.rework(&peer, |entry| {
+                        entry.set_first_hand(true);
+                        entry.set_backed(true);
+                    });
                 }
             }
             out.push(Output::Ignored { peer, from, reason });
@@ -323,9 +342,12 @@ impl Catalog {
                 let grave = Grave { seq: old_seq, is_departure: false, until, was_known: true };
                 self.dig(peer, grave);
             }
+            let is_backed = is_owner || old.entry.answers_for(&sighting.record);
+            let reach = old.entry.reach_of_next(&sighting.record, reach);
             let mut entry = Entry::new(sighting, holds, reach);
             entry.set_first_hand(is_owner || old.entry.is_first_hand());
             entry.set_proven(old.entry.is_proven());
+            entry.set_backed(is_backed);
             let entry = Arc::new(entry);
             self.replace(&old, entry.clone());
             out.push(Output::Updated(entry));
@@ -337,6 +359,7 @@ impl Catalog {
         self.forget_departure(&peer);
         let mut entry = Entry::new(sighting, holds, reach);
         entry.set_first_hand(is_owner);
+        entry.set_backed(is_owner);
         entry.set_proven(kept.session == Some(Direction::Outbound));
         let entry = Arc::new(entry);
         self.put(entry.clone(), from);

@@ -2,7 +2,7 @@
 //!
 //! It decides for whoever picks the next peer to talk to, one value per peer. A failed contact lowers the standing of a peer,
 //! which is then asked again after 30 s, 1, 2, 4, 8 and at most 15 min; a successful contact, or a fresh record that the
-//! peer signed, restores it at once. Nothing is stale for ever: however often a peer was missed, it is asked again. It
+//! peer signed, restores it at once. If it was this node's own network that failed, all may be asked at once when it is back. Nothing is stale for ever: however often a peer was missed, it is asked again. It
 //! never removes a peer (its record expires), never dials, and never delays what the app itself asks for.
 
 use std::time::{Duration, Instant};
@@ -57,6 +57,14 @@ impl Liveness {
     /// Forgets all failures: the peer was reached, or has signed a new record.
     pub fn restore(&mut self) {
         *self = Self::default();
+    }
+
+    /// The network of this node is back, so that what was missed before says little: a peer that was missed may be asked now, and counts as
+    /// missed once.
+    pub fn ask_now(&mut self, now: Instant) {
+        if self.failures > 0 {
+            *self = Self { failures: 1, probe_at: Some(now) };
+        }
     }
 
     /// How the peer stands.
@@ -123,6 +131,23 @@ mod tests {
         }
         assert_eq!(liveness.failures(), 1);
         assert_eq!(liveness.probe_at(), Some(now + DISTANCES[0]));
+    }
+
+    #[test]
+    fn a_missed_peer_that_may_be_asked_now_is_due_and_left_alone_as_one_that_was_missed_once() {
+        let mut now = Instant::now();
+        let mut liveness = Liveness::default();
+        liveness.ask_now(now);
+        assert_eq!(liveness, Liveness::GOOD);
+        for _ in 0..6 {
+            liveness.failed(now);
+            now = liveness.probe_at().unwrap();
+        }
+        liveness.failed(now);
+        liveness.ask_now(now);
+        assert_eq!(liveness.standing(now), Standing::Due);
+        liveness.failed(now);
+        assert_eq!(liveness.probe_at(), Some(now + DISTANCES[1]));
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //!
 //! # Whom
 //!
-//! 1. A peer that has just shown up itself is visited next.
+//! 1. A peer that has just shown up itself is visited next, but for a visit that our own news causes. Of several, or of one that shows up
+//!    again and again, every other visit is another one's if there is anybody else: strangers show up as often as they like.
 //! 2. Otherwise one of those that the last visit brought, if it brought much news. A few newcomers are left to chance: else
 //!    everybody who hears of a newcomer would visit it.
 //! 3. If there is none, and in one of [`RESET`] visits all the same, the walk begins anew: at a bootstrap peer, or at a
@@ -14,7 +15,7 @@
 //!    first [`FIRST`] visits are to bootstrap peers, unless one succeeds: what a node has stored before a restart may be lies.
 //!
 //! Among several the choice is random and weighted: four times for a peer that the walk has not visited of late, four times
-//! for one that nothing speaks against (see [`liveness`](crate::liveness)), twice for one that is proven. A peer that was
+//! for one that nothing speaks against (see [`liveness`](crate::liveness)), twice for one whose addresses are no hearsay. A peer that was
 //! missed is left alone until it is due again, be it a bootstrap peer or not; whoever is next in line takes its place, so
 //! that a dead bootstrap peer stands in nobody's way. It is asked out of turn if nobody else is known at all, every
 //! [`ALONE_MAX`] at most.
@@ -43,16 +44,21 @@
 //!
 //! # Hearsay
 //!
-//! The addresses of a peer that is neither proven nor a bootstrap peer are hearsay: they may be a victim's, in as many
-//! records as somebody cares to sign. They are not if the peer was here itself and handed its record over, until a visit
-//! fails: whoever makes up peers in that way pays with a session for each dial. Therefore, by [`WalkLimits::hearsay`]:
+//! The addresses in a record may be a victim's, in as many records as somebody cares to sign. They are hearsay, but for those of bootstrap
+//! peers, unless the peer itself answers for them, see [`Entry::is_hearsay`](crate::catalog::Entry::is_hearsay): it told them on a session of
+//! its own and no dial has failed since, or a session that we dialled reached it. Whoever makes up peers that answer pays with a session for
+//! that. With a peer that is connected nobody is dialled. Therefore, by [`WalkLimits::hearsay`] and a [`Hearsay`]:
 //!
-//! - Until a walk has met [`ENOUGH`] peers that are still good, it follows hearsay as it likes, and each visit that *fails* costs a
-//!   token. While there is none it keeps to bootstrap and proven peers.
+//! - Until a walk has met [`ENOUGH`] peers that are still good, it follows hearsay. Each visit costs a token: of those that fail by the
+//!   limit's rate, and of those that succeed, as a record may name a victim beside its owner, [`ENOUGH`] at once and then the same rate.
+//!   While there is none of either it keeps to those that are no hearsay.
 //! - From then on it needs no hearsay. It tries a peer once per interval all the same, at a random time, so that it meets new ones.
+//! - A peer that has shown up and is gone again before its visit is dialled at the address that it came from, unless others have told
+//!   more of it by then. Visits to such peers that fail have a rate of their own, the limit's, so that they use up nothing of the above.
 //!
-//! With the defaults n nodes with w walkers each dial a victim w n/60 times a minute on average, whatever the records; walks that have
-//! not met enough peers may have saved up 4 dials each.
+//! With the defaults a walk that has met enough peers dials hearsay once an hour, and another one twice, after 4 visits that fail and
+//! [`ENOUGH`] that succeed, saved up; and either dials peers that show up and vanish once an hour, after 4. So n nodes with w walkers each
+//! dial a victim w n/60 to w n/20 times a minute on average, whatever the records, but for what costs their author a session with each node.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -65,6 +71,7 @@ use crate::liveness::{Liveness, Standing};
 
 mod budget;
 mod contract;
+mod hearsay;
 mod limits;
 mod memory;
 #[cfg(test)]
@@ -72,6 +79,7 @@ mod tests;
 
 use budget::Budget;
 pub use contract::{Input, Output, View, Visit, Wake};
+pub use hearsay::Hearsay;
 pub use limits::{WalkLimitError, WalkLimits};
 use memory::Memory;
 
@@ -127,12 +135,14 @@ enum Step {
     },
 }
 
-/// What a visit costs of the budget for hearsay.
+/// What a visit costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stake {
     Nothing,
-    /// A token if it fails.
-    Failure,
+    /// A part of the budget for hearsay.
+    Hearsay,
+    /// A token of those for peers that have shown up, if it fails.
+    Hint,
 }
 
 /// What a choice among peers depends on, beside the walk.
@@ -166,6 +176,8 @@ pub struct Walk {
     trail: Vec<EndpointId>,
     /// Peers that have shown up.
     hints: VecDeque<EndpointId>,
+    /// The last visit was to one of them, so that the next is not if there is anybody else.
+    was_hinted: bool,
     dropped_hints: u64,
     /// A wake-up came, and the visit that it causes has not begun: no pace holds that one back.
     is_woken: bool,
@@ -174,7 +186,9 @@ pub struct Walk {
     /// Bootstrap peers that were missed; the catalog may not know them.
     missed: BTreeMap<EndpointId, Liveness>,
     visits: Budget,
-    hearsay: Budget,
+    hearsay: Hearsay,
+    /// Visits to peers that have shown up, whose address is hearsay, and that may fail: others bring them about as often as they like.
+    hinted: Budget,
     /// When hearsay is tried although it is not needed; drawn when it is not needed for the first time.
     feeler_at: Option<Instant>,
     latest: Option<Instant>,
@@ -195,12 +209,14 @@ impl Walk {
             learnt_at: None,
             trail: Vec::new(),
             hints: VecDeque::new(),
+            was_hinted: false,
             dropped_hints: 0,
             is_woken: false,
             first: FIRST,
             missed: BTreeMap::new(),
             visits: Budget::new(limits.visits),
-            hearsay: Budget::new(limits.hearsay),
+            hearsay: Hearsay::new(limits.hearsay),
+            hinted: Budget::new(limits.hearsay),
             feeler_at: None,
             latest: None,
             limits,
@@ -263,7 +279,7 @@ impl Walk {
         }
     }
 
-    /// Peers that have shown up and got no visit of their own: too many waited, or their address was hearsay and no visit
+    /// Peers that have shown up and got no visit of their own: too many waited, or their address was hearsay and no such visit
     /// might fail.
     #[must_use]
     pub const fn dropped_hints(&self) -> u64 {
@@ -295,7 +311,13 @@ impl Walk {
     }
 
     fn end(&mut self, now: Instant, peer: EndpointId, visit: Visit<'_>, view: View<'_>) {
-        let is_redeemable = matches!(self.step, Step::Visiting { stake: Stake::Failure, .. });
+        if let Step::Visiting { stake, .. } = self.step {
+            match stake {
+                Stake::Hearsay => self.hearsay.settle(visit != Visit::Failed),
+                Stake::Hint if visit != Visit::Failed => self.hinted.give_back(),
+                Stake::Hint | Stake::Nothing => {}
+            }
+        }
         // One that failed counts as well: of a peer that is connected and silent the catalog thinks no less.
         self.visited.enter(now, peer);
         if visit == Visit::Failed {
@@ -305,9 +327,6 @@ impl Walk {
         }
         match visit {
             Visit::Exchanged { learnt, brought } => {
-                if is_redeemable {
-                    self.hearsay.give_back();
-                }
                 self.first = 0;
                 self.missed.remove(&peer);
                 self.trail.clear();
@@ -322,9 +341,6 @@ impl Walk {
                 }
             }
             Visit::Refused => {
-                if is_redeemable {
-                    self.hearsay.give_back();
-                }
                 self.missed.remove(&peer);
                 self.slow_down();
             }
@@ -361,9 +377,6 @@ impl Walk {
             }
         }
         if let Some((peer, stake)) = self.pick(now, view) {
-            if stake != Stake::Nothing {
-                self.hearsay.take(now);
-            }
             if !self.is_woken {
                 self.visits.take(now);
             }
@@ -386,22 +399,31 @@ impl Walk {
         Some(by_memory.map_or(by_pace, |at| at.max(by_pace)))
     }
 
+    /// Whom to visit now, and what it costs, which is paid.
     fn pick(&mut self, now: Instant, view: View<'_>) -> Option<(EndpointId, Stake)> {
-        while let Some(peer) = self.hints.pop_front() {
-            if !is_hearsay(&peer, view) {
-                return Some((peer, Stake::Nothing));
-            }
-            if self.hearsay.has(now) {
-                return Some((peer, Stake::Failure));
-            }
-            self.dropped_hints = self.dropped_hints.saturating_add(1);
+        // What woke the walk is told to somebody of its own choice, and strangers that show up all the time get every other visit.
+        let is_turn_of_hints = !self.is_woken && !self.was_hinted;
+        let hint = if is_turn_of_hints { self.pick_hint(now, view) } else { None };
+        if hint.is_some() {
+            return hint;
         }
         let is_settled = self.is_settled(now, view);
         let follows = if is_settled { self.is_feeler_due(now) } else { self.hearsay.has(now) };
-        let peer = self.pick_next(Look { now, view, follows, is_settled })?;
-        let stake = match (is_hearsay(&peer, view), is_settled) {
+        let Some(peer) = self.pick_next(Look { now, view, follows, is_settled }) else {
+            let hint = self.pick_hint(now, view);
+            return hint.or_else(|| Some((self.pick_last_resort(view)?, Stake::Nothing)));
+        };
+        self.was_hinted = false;
+        let stake = match (view.is_hearsay(&peer), is_settled) {
             (false, _) => Stake::Nothing,
-            (true, false) => Stake::Failure,
+            // There is enough, or none would have been followed.
+            (true, false) => {
+                if self.hearsay.take(now) {
+                    Stake::Hearsay
+                } else {
+                    Stake::Nothing
+                }
+            }
             (true, true) => {
                 let every = self.limits.hearsay.every;
                 let wait = every.mul_f64(0.5).saturating_add(self.draw(every));
@@ -410,6 +432,24 @@ impl Walk {
             }
         };
         Some((peer, stake))
+    }
+
+    /// The next of those that have shown up, unless their addresses are hearsay and too many such visits have failed.
+    fn pick_hint(&mut self, now: Instant, view: View<'_>) -> Option<(EndpointId, Stake)> {
+        while let Some(peer) = self.hints.pop_front() {
+            let is_hearsay = view.is_hearsay(&peer);
+            if is_hearsay && !self.hinted.has(now) {
+                self.dropped_hints = self.dropped_hints.saturating_add(1);
+                continue;
+            }
+            self.was_hinted = true;
+            if !is_hearsay {
+                return Some((peer, Stake::Nothing));
+            }
+            self.hinted.take(now);
+            return Some((peer, Stake::Hint));
+        }
+        None
     }
 
     /// Whether a walk that needs no hearsay tries a peer all the same. The time of the first is drawn, as otherwise nodes that
@@ -426,7 +466,8 @@ impl Walk {
     fn is_settled(&self, now: Instant, view: View<'_>) -> bool {
         let is_good = |id: &EndpointId| {
             view.known.get(id).is_some_and(|entry| {
-                entry.is_proven() && entry.liveness().standing(now) == Standing::Good
+                let is_good = entry.liveness().standing(now) == Standing::Good;
+                entry.is_proven() && is_good && !entry.is_hearsay()
             })
         };
         self.visited.newest().filter(is_good).take(ENOUGH).count() >= ENOUGH
@@ -460,12 +501,11 @@ impl Walk {
             || below(&mut self.rng, all) < bootstrap
             || below(&mut self.rng, RESET) == 0;
         self.first = self.first.saturating_sub(1);
-        let next = if is_bootstrap_first {
+        if is_bootstrap_first {
             self.pick_bootstrap(look).or_else(|| self.pick_known(look))
         } else {
             self.pick_known(look).or_else(|| self.pick_bootstrap(look))
-        };
-        next.or_else(|| self.pick_last_resort(view))
+        }
     }
 
     /// Whether neighbours are preferred: while one visit follows the other, so that no crowd of sessions is opened at once, and
@@ -535,8 +575,8 @@ impl Walk {
         let last_visit = self.visited.last_visit(peer);
         let is_recent =
             last_visit.is_some_and(|at| now.saturating_duration_since(at) < self.limits.revisit);
-        let is_unproven = is_hearsay(peer, view);
-        if *peer == self.me || (is_recent && !self.is_woken) || (is_unproven && !follows) {
+        let is_followed = follows || !view.is_hearsay(peer);
+        if *peer == self.me || (is_recent && !self.is_woken) || !is_followed {
             return 0;
         }
         let known = entry.map_or(Standing::Good, |entry| entry.liveness().standing(now));
@@ -547,7 +587,7 @@ impl Walk {
             Standing::Doubtful => return 0,
         };
         let by_memory = if last_visit.is_none() { 4 } else { 1 };
-        let by_proof = if is_unproven { 1 } else { 2 };
+        let by_proof = if view.is_backed(peer) { 2 } else { 1 };
         by_standing.saturating_mul(by_memory).saturating_mul(by_proof)
     }
 
@@ -602,12 +642,6 @@ impl Walk {
 /// Whether this is much news, given how much is known.
 fn is_much(learnt: usize, view: View<'_>) -> bool {
     learnt > 0 && learnt.saturating_mul(MUCH) >= view.known.len()
-}
-
-/// Whether the addresses of a peer are known from others alone.
-fn is_hearsay(peer: &EndpointId, view: View<'_>) -> bool {
-    let is_backed = view.known.get(peer).is_some_and(|entry| entry.is_backed());
-    !is_backed && !view.bootstrap.contains(peer) && !view.neighbours.contains(peer)
 }
 
 /// A random number below `bound`; zero if that is zero.

@@ -11,9 +11,10 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use iroh_base::{EndpointId, SecretKey};
+use iroh_base::{EndpointId, SecretKey, TransportAddr};
 use kinfolk_core::catalog::{
     Catalog, CatalogLimits, DEAD_MEMORY, Ignored, Input, Keep, Output, Removal, SHARES, Sighting,
     Source,
@@ -37,6 +38,7 @@ enum Step {
     Keep(u8, bool, bool),
     Forget(u8),
     Miss(u8),
+    Online,
     Wait(u64),
 }
 
@@ -69,7 +71,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..PEERS).prop_map(Step::Disconnect),
         2 => (0..PEERS, any::<bool>(), any::<bool>()).prop_map(|(peer, held, on)| Step::Keep(peer, held, on)),
         1 => (0..PEERS).prop_map(Step::Forget),
-        1 => (0..PEERS).prop_map(Step::Miss),
+        2 => (0..PEERS).prop_map(Step::Miss),
+        1 => Just(Step::Online),
         4 => wait.prop_map(Step::Wait),
     ]
 }
@@ -88,6 +91,7 @@ struct Held {
     source: Option<EndpointId>,
     proven: bool,
     first_hand: bool,
+    backed: bool,
     failures: u32,
     due: Option<Instant>,
 }
@@ -95,6 +99,10 @@ struct Held {
 impl Held {
     fn weight(&self) -> i32 {
         if self.proven { 2 } else { i32::from(self.first_hand) }
+    }
+
+    fn is_hearsay(&self) -> bool {
+        !(self.backed && (self.proven || self.failures == 0))
     }
 }
 
@@ -188,6 +196,7 @@ impl Model {
             if known.bytes() == record.bytes() {
                 if is_owner && let Some(held) = self.entries.get_mut(&id) {
                     held.first_hand = true;
+                    held.backed = true;
                 }
                 return self.said.push(ignored(Ignored::Known));
             }
@@ -228,7 +237,7 @@ impl Model {
             return;
         }
         let expires = now + (ttl - counted);
-        let new = |source, proven, first_hand| Held {
+        let new = |source, proven, first_hand, backed| Held {
             record: record.clone(),
             received: now,
             age: full_age,
@@ -236,6 +245,7 @@ impl Model {
             source,
             proven,
             first_hand,
+            backed,
             failures: 0,
             due: None,
         };
@@ -243,7 +253,11 @@ impl Model {
             if record.seq() < old.record.seq() {
                 self.bury(id, old.record.seq(), false, now);
             }
-            self.entries.insert(id, new(old.source, old.proven, old.first_hand || is_owner));
+            let stays = old.backed
+                && old.failures == 0
+                && record.addresses().all(|addr| old.record.addresses().any(|old| old == addr));
+            let first_hand = old.first_hand || is_owner;
+            self.entries.insert(id, new(old.source, old.proven, first_hand, is_owner || stays));
             self.said.push(Said::Updated(id));
             return;
         }
@@ -252,7 +266,7 @@ impl Model {
         }
         self.tombstones.remove(&id);
         let proven = self.kept.get(&id).is_some_and(|kept| kept.session == Some(true));
-        self.entries.insert(id, new(from, proven, is_owner));
+        self.entries.insert(id, new(from, proven, is_owner, is_owner));
         self.said.push(Said::Added(id));
     }
 
@@ -367,6 +381,7 @@ impl Pair {
                 kept.session = Some(*dialled || kept.session == Some(true));
                 if let Some(held) = model.entries.get_mut(&peer) {
                     held.proven |= dialled;
+                    held.backed |= dialled;
                     held.failures = 0;
                     held.due = None;
                 }
@@ -405,6 +420,13 @@ impl Pair {
                 }
                 Input::Missed(peer)
             }
+            Step::Online => {
+                for held in model.entries.values_mut().filter(|held| held.failures > 0) {
+                    held.failures = 1;
+                    held.due = Some(self.now);
+                }
+                Input::Online
+            }
             Step::Wait(_) => Input::Timeout,
         }
     }
@@ -420,6 +442,7 @@ impl Pair {
             assert_eq!(entry.is_proven(), held.proven);
             assert_eq!(entry.weight() as i32, held.weight());
             assert_eq!(entry.told().age(self.now), held.age + (self.now - held.received));
+            assert_eq!(entry.is_hearsay(), held.is_hearsay());
             assert_eq!(entry.liveness().failures(), held.failures);
             assert_eq!(entry.liveness().probe_at(), held.due);
         }
@@ -460,6 +483,11 @@ fn record(peer: u8, seq: Seq, departs: bool, tag: u8, issued: UnixMillis) -> Rec
     }
     let mut draft = Draft::new(network).with_ttl(Ttl::from_secs(1_000).unwrap());
     draft.add_topic(topic(tag)).unwrap();
+    // That of tag 1 names one more.
+    for host in 0..=tag {
+        let addr = SocketAddr::from(([203, 0, 113, host + 1], 443));
+        draft.add_address(TransportAddr::Ip(addr)).unwrap();
+    }
     draft.sign(&key(peer), seq, issued).unwrap()
 }
 

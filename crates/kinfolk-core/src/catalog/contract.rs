@@ -86,6 +86,8 @@ pub enum Input {
     Disconnected(EndpointId),
     /// An attempt to contact this peer failed.
     Missed(EndpointId),
+    /// The network of this node is back: whoever was missed may be asked now.
+    Online,
     /// The app wants this peer kept, or no longer.
     Keep {
         /// The peer.

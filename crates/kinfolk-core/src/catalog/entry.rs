@@ -23,14 +23,16 @@ pub struct Told {
     holds: u32,
 }
 
-/// The bits of an age. Its milliseconds then reach three days, and no record lives longer than one.
-const AGE: u32 = 28;
+/// The bits of an age. Its milliseconds then reach a day and a half, and no record lives longer than one.
+const AGE: u32 = 27;
 const AGE_MAX: u32 = (1 << AGE) - 1;
 
-/// Where in the same number the distance is of who told the record, and whether its peer was reached, and told it itself.
+/// Where in the same number the distance is of who told the record, and whether its peer was reached, has told one itself, and answers for
+/// the addresses of this one.
 const REACH: u32 = 0b11 << AGE;
-const PROVEN: u32 = 1 << 30;
-const FIRST_HAND: u32 = 1 << 31;
+const PROVEN: u32 = 1 << 29;
+const FIRST_HAND: u32 = 1 << 30;
+const BACKED: u32 = 1 << 31;
 
 impl Told {
     fn new(record: Record, received: Instant, age: Duration, holds: Duration) -> Self {
@@ -46,8 +48,8 @@ impl Told {
         &self.record
     }
 
-    /// How old it is: what is sent along when it is passed on. Of two that came more than three days old, and are passed on no
-    /// more, the age is the same.
+    /// How old it is: what is sent along when it is passed on. Of two that came more than a day and a half old, and are passed on
+    /// no more, the age is the same.
     pub fn age(&self, now: Instant) -> Duration {
         self.first_age().saturating_add(now.saturating_duration_since(self.received))
     }
@@ -144,7 +146,7 @@ impl Entry {
         self.told.is(PROVEN)
     }
 
-    /// Whether its owner told the record itself.
+    /// Whether its owner told a record itself.
     pub(super) const fn is_first_hand(&self) -> bool {
         self.told.is(FIRST_HAND)
     }
@@ -158,19 +160,42 @@ impl Entry {
         }
     }
 
+    /// Whether the addresses are known from others alone: they may be a victim's. They are not if the owner answers for them, and then not
+    /// until a dial fails if it never was reached there: it told them itself on a session of its own, or a session that we dialled reached it
+    /// while its record named them.
+    pub fn is_hearsay(&self) -> bool {
+        !self.is_backed() || (!self.is_proven() && self.liveness().failures() > 0)
+    }
+
+    /// Whether the owner has answered for these addresses, reachable there or not.
+    pub(super) const fn is_backed(&self) -> bool {
+        self.told.is(BACKED)
+    }
+
+    /// Whether the owner answers for its next record too, if others tell that one: it names no other addresses, and nothing speaks against
+    /// these. Otherwise a signature would do for what had cost a session.
+    pub(super) fn answers_for(&self, next: &Record) -> bool {
+        let named: Vec<_> = self.record().addresses().collect();
+        self.is_backed()
+            && self.liveness().failures() == 0
+            && next.addresses().all(|addr| named.contains(&addr))
+    }
+
+    /// The distance that the owner's next record counts as told from, which came from this one: addresses that may be dialled now
+    /// are not lost because somebody farther away was first to tell that they stand. New ones are taken as they come.
+    pub(super) fn reach_of_next(&self, next: &Record, from: Reach) -> Reach {
+        let usable: Vec<_> = self.addresses().collect();
+        let is_known = |near: &Reach| {
+            next.addresses_from(*near)
+                .all(|addr| usable.contains(&addr) || Reach::of(&addr).is_usable_from(from))
+        };
+        let nearer = [Reach::Machine, Reach::Site].into_iter();
+        nearer.filter(|near| (self.reach()..from).contains(near)).find(is_known).unwrap_or(from)
+    }
+
     /// Whether the peer is worth contacting.
     pub fn liveness(&self) -> &Liveness {
         self.liveness.as_deref().unwrap_or(NEVER_MISSED)
-    }
-
-    /// Whether more than the word of others speaks for its addresses: a session of ours, or its owner's own word, which a failed contact spoils. To make
-    /// up a peer that is backed costs a session.
-    pub fn is_backed(&self) -> bool {
-        match self.weight() {
-            Weight::Proven => true,
-            Weight::FirstHand => self.liveness().failures() == 0,
-            Weight::Hearsay => false,
-        }
     }
 
     /// The addresses of the record that may be dialled, given who handed it over.
@@ -207,6 +232,17 @@ impl Entry {
 
     pub(super) const fn set_first_hand(&mut self, is_first_hand: bool) {
         self.told.mark(FIRST_HAND, is_first_hand);
+    }
+
+    pub(super) const fn set_backed(&mut self, is_backed: bool) {
+        self.told.mark(BACKED, is_backed);
+    }
+
+    /// Lets a peer that was missed be asked now.
+    pub(super) fn ask_now(&mut self, now: Instant) {
+        if let Some(liveness) = &mut self.liveness {
+            liveness.ask_now(now);
+        }
     }
 
     /// Counts a failed contact.
@@ -248,13 +284,15 @@ mod tests {
         {
             let mut entry = Entry::of(record(1, 1), now, age, Duration::from_secs(9));
             for reach in [Reach::Machine, Reach::Site, Reach::World] {
-                for flags in 0..4 {
+                for flags in 0..8 {
                     entry.set_reach(reach);
                     entry.set_proven(flags & 1 == 1);
                     entry.set_first_hand(flags & 2 == 2);
+                    entry.set_backed(flags & 4 == 4);
                     assert_eq!(entry.reach(), reach);
                     assert_eq!(entry.is_proven(), flags & 1 == 1);
                     assert_eq!(entry.is_first_hand(), flags & 2 == 2);
+                    assert_eq!(entry.is_hearsay(), flags & 4 == 0);
                     assert_eq!(entry.told().age(now), age);
                     assert_eq!(entry.expires(), now + Duration::from_secs(9));
                 }

@@ -9,6 +9,7 @@ use crate::id::NetworkId;
 use crate::liveness::Standing;
 use crate::record::{Draft, Offer, Seq, Topic, UnixMillis};
 
+mod hearsay;
 mod rules;
 mod sharing;
 mod size;

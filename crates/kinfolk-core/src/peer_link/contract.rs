@@ -113,6 +113,19 @@ pub enum LinkEnd {
 }
 
 impl LinkEnd {
+    /// Whether a dial that ended like this has missed the peer: nobody was there, or nobody who can be talked to. What this side gave up says
+    /// nothing of the peer.
+    pub const fn is_miss(self) -> bool {
+        use DialFailure as F;
+        matches!(
+            self,
+            Self::DialFailed(
+                F::NoAddress | F::TimedOut | F::Refused | F::NoCommonProtocol | F::WrongIdentity
+            ) | Self::Lost
+                | Self::Closed(Code::HelloTimeout)
+        )
+    }
+
     /// A word for metrics.
     pub fn name(&self) -> &'static str {
         match self {

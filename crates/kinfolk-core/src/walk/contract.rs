@@ -5,7 +5,7 @@ use iroh_base::EndpointId;
 use crate::catalog::Snapshot;
 
 /// What a walk may look at while it decides.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct View<'a> {
     /// All that the node knows.
     pub known: &'a Snapshot,
@@ -16,6 +16,21 @@ pub struct View<'a> {
     /// Peers with whom the node keeps a session in any case, so that a visit costs no handshake: a handful. Sessions that end in a
     /// moment do not count, or those would be visited again and again that were visited before.
     pub neighbours: &'a [EndpointId],
+    /// Whether there is a session with a peer, so that nobody is dialled for a visit.
+    pub is_connected: &'a dyn Fn(&EndpointId) -> bool,
+}
+
+impl View<'_> {
+    /// Whether to visit a peer is to dial addresses that may be a victim's: see [`Entry::is_hearsay`](crate::catalog::Entry::is_hearsay).
+    pub fn is_hearsay(&self, peer: &EndpointId) -> bool {
+        !self.is_backed(peer) && !(self.is_connected)(peer)
+    }
+
+    /// Whether somebody answers for the addresses of a peer: itself, or the app.
+    pub(super) fn is_backed(&self, peer: &EndpointId) -> bool {
+        self.bootstrap.contains(peer)
+            || self.known.get(peer).is_some_and(|entry| !entry.is_hearsay())
+    }
 }
 
 /// Why a walk is woken.
@@ -25,7 +40,8 @@ pub enum Wake {
     Started,
     /// Our topics or addresses have changed, so that others have to hear of it.
     Changed,
-    /// The network is back: what was missed before says little.
+    /// The network is back: what was missed before says little. The catalog is told first, by
+    /// [`Online`](crate::catalog::Input::Online).
     Online,
     /// A peer that was unknown has shown up itself: it has opened a session, or was seen on the local network. One that
     /// begins an exchange with us need not be visited as well. A peer that others only told of has not shown up: if each of

@@ -22,9 +22,10 @@ pub struct WalkLimits {
     /// gets no more.
     pub visits: Rate,
     /// Visits to peers whose addresses are hearsay: anybody's address may stand there. A walk that has met few peers may fail with
-    /// so many of them, and a visit that reaches its peer costs nothing; one that has met enough tries one per interval.
-    /// Default 4 at once, then one per hour: whatever records there are, n nodes with one walker each dial a victim n/60 times a minute
-    /// on average, after at most 4 n dials that were saved up. With 4, a newcomer gets past a network in which a third cannot be dialled.
+    /// so many of them, and reach [`ENOUGH`](super::ENOUGH), then one per interval; one that has met enough tries one per interval. As many
+    /// may fail of peers that have shown up. Default 4 at once, then one per hour: whatever records there are, n nodes with one walker each
+    /// dial a victim at most n/20 times a minute on average, after at most 24 n dials that were saved up, and most of these only if their
+    /// peers are there as well. With 4, a newcomer gets past a network in which a third cannot be dialled.
     pub hearsay: Rate,
     /// Visited peers that are remembered; about 150 bytes each. Default 256. With more visits than these within
     /// [`revisit`](Self::revisit), the walk waits.

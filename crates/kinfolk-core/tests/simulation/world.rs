@@ -327,9 +327,15 @@ impl World {
     fn walk(&mut self, number: usize, input: walk::Input<'_>) {
         let neighbours = self.neighbours(number).into_iter();
         let neighbours: Vec<_> = neighbours.map(|peer| self.nodes[peer].id).collect();
+        let (numbers, sessions) = (&self.numbers, &self.sessions);
+        let is_connected = |peer: &EndpointId| {
+            let peer = numbers.get(peer).copied();
+            peer.is_some_and(|peer| sessions.contains_key(&ordered(number, peer)))
+        };
         let node = &mut self.nodes[number];
         let (known, bootstrap) = (node.catalog.known(), &node.bootstrap_ids);
-        let view = View { known, bootstrap, neighbours: &neighbours };
+        let is_connected = &is_connected;
+        let view = View { known, bootstrap, neighbours: &neighbours, is_connected };
         let mut out = Vec::new();
         let before = node.walk.next_timeout();
         node.walk.handle(self.now, input, view, &mut out);

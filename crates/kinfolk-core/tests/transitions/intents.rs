@@ -3,7 +3,7 @@
 use kinfolk_core::code::Code;
 use kinfolk_core::intent::{Failure, Intent, IntentId, Outcome, Priority, Want};
 use kinfolk_core::limits::Limits;
-use kinfolk_core::peer_link::{DialFailure, Input, LinkEnd, Output, PeerState};
+use kinfolk_core::peer_link::{DialFailure, Input, LinkEnd, Output, PeerEvent, PeerState};
 
 use crate::scene::{Bench, SECOND, drains, ends, hands, ids};
 
@@ -19,6 +19,25 @@ fn intents_for_an_unknown_peer_share_one_dial_and_go_out_behind_its_hello() {
     assert_eq!(hands(&out), [(link, 1), (link, 2)]);
     assert_eq!(hands(&bench.open(3)), [(link, 3)]);
     assert_eq!(bench.state(), PeerState::Greeting);
+}
+
+#[test]
+fn a_peer_that_never_answers_a_hello_was_missed_and_one_that_refuses_it_was_not() {
+    let misses = |out: &[Output]| {
+        let ends = out.iter().filter_map(|output| match output {
+            Output::Event(PeerEvent::DialFailed(_, end, _)) => Some(end.is_miss()),
+            _ => None,
+        });
+        ends.collect::<Vec<_>>()
+    };
+    let mut bench = Bench::smaller();
+    bench.hold(1);
+    bench.greet();
+    assert_eq!(misses(&bench.fire()), [true]);
+    let mut bench = Bench::smaller();
+    bench.hold(1);
+    let link = bench.greet();
+    assert_eq!(misses(&bench.end(link, LinkEnd::ClosedByPeer(Code::Busy))), [false]);
 }
 
 #[test]

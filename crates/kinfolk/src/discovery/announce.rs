@@ -415,7 +415,11 @@ impl Announcer {
         let now = self.latest;
         self.seen.forget(now);
         match self.seen.fate(&id) {
-            Some(Fate::Relayed) => return Ok(()),
+            Some(Fate::Relayed) => {
+                let sighting = self.told_again(around, payload);
+                out.extend(sighting.map(|sighting| Output::Heard { sighting, from: peer }));
+                return Ok(());
+            }
             Some(Fate::Refused) => return Err(Dropped::Repeated.into()),
             None => {}
         }
@@ -464,6 +468,16 @@ impl Announcer {
             Some(false) => Err(Dropped::AuthorRate.into()),
             None => Err(Dropped::AuthorTable.into()),
         }
+    }
+
+    /// The record of a payload that was passed on before, if it names addresses that may not be used yet: whoever tells it now may be nearer.
+    fn told_again(&self, around: &Surroundings<'_>, payload: &[u8]) -> Option<Sighting> {
+        let author = EndpointId::from_bytes(Record::claimed_id(payload)?).ok()?;
+        let entry = around.known.get(&author)?;
+        let record = entry.record();
+        let is_more = record.addresses().count() > entry.addresses().count();
+        (record.bytes() == payload && is_more)
+            .then(|| Sighting::new(record.clone(), self.latest, around.clock, Duration::ZERO))
     }
 
     /// Says goodbye to everybody. The tombstone goes to each neighbour whole: there is no time for promises.

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use iroh::EndpointId;
-use kinfolk_core::bucket::Bucket;
-use kinfolk_core::catalog::{self, Source, Weight};
+use kinfolk_core::catalog::{self, Source};
 use kinfolk_core::code::Code;
 use kinfolk_core::id::ProtocolName;
 use kinfolk_core::record::{Reach, Record};
+use kinfolk_core::walk::{Hearsay, View};
 use kinfolk_core::wire::StreamMode;
 use kinfolk_core::wire::frame::{self, LENGTH_BYTES};
 use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -106,9 +106,8 @@ pub(crate) struct AnnouncerState {
     opening: HashMap<EndpointId, Opening>,
     /// What the machine is to be told, in the order in which it happened.
     inputs: VecDeque<Input>,
-    /// Pays for opens that may fail to peers that nobody of our own has proven, whose addresses are hearsay: as a walker does, so that the
-    /// announcer dials a victim no more often than one.
-    hearsay: Bucket,
+    /// Pays for opens to peers whose addresses are hearsay: as a walker does, so that the announcer dials a victim no more often than one.
+    hearsay: Hearsay,
     /// Streams that are being ended, each as the machine wants it, and who is told once they are.
     ending: Vec<([OwnedTask; 2], oneshot::Receiver<()>)>,
     places: Arc<Semaphore>,
@@ -157,6 +156,7 @@ impl Announcer {
         let AnnouncerArguments { context, pulse } = arguments;
         here!(context, Point::AnnouncerPreStart).pass().await?;
         let limits = context.limits.announce.clone();
+        let hearsay = Hearsay::new(context.limits.walk.hearsay);
         let places = limits.streams;
         let machine = announce::Announcer::new(
             Instant::now(),
@@ -187,7 +187,7 @@ impl Announcer {
             streams_in_all: 0,
             opening: HashMap::new(),
             inputs: VecDeque::new(),
-            hearsay: Bucket::full(Instant::now()),
+            hearsay,
             ending: Vec::new(),
             places: Arc::new(Semaphore::new(WAITING_MAX)),
             departing: None,
@@ -308,12 +308,11 @@ impl AnnouncerState {
             return;
         }
         let known = self.context.records.snapshot();
-        let is_connected = self.context.directory.get(&peer).is_some();
-        let is_hearsay =
-            !is_connected && known.get(&peer).is_none_or(|entry| entry.weight() == Weight::Hearsay);
-        let rate = self.context.limits.walk.hearsay;
-        // Paid in advance, so that many at once do not pass before the first has failed; one that succeeds is given back.
-        if is_hearsay && !self.hearsay.take(Instant::now(), rate, rate.burst) {
+        let is_connected = |peer: &EndpointId| self.context.directory.get(peer).is_some();
+        let (bootstrap, is_connected) = (&self.context.bootstrap, &is_connected);
+        let view = View { known: &known, bootstrap, neighbours: &[], is_connected };
+        let is_hearsay = view.is_hearsay(&peer);
+        if is_hearsay && !self.hearsay.take(Instant::now()) {
             self.context.counters.count(Family::AnnouncementDropped, "hearsay");
             self.gone(peer);
             return;
@@ -342,13 +341,11 @@ impl AnnouncerState {
         let Some(opening) = self.opening.get(&peer).filter(is_wanted) else { return };
         let is_hearsay = opening.is_hearsay;
         self.opening.remove(&peer);
+        if is_hearsay {
+            self.hearsay.settle(opened.is_ok());
+        }
         match opened {
-            Ok((send, recv)) => {
-                if is_hearsay {
-                    self.hearsay.give_back(self.context.limits.walk.hearsay);
-                }
-                self.up(peer, true, send, recv);
-            }
+            Ok((send, recv)) => self.up(peer, true, send, recv),
             Err(_) => self.gone(peer),
         }
     }
@@ -426,7 +423,9 @@ impl AnnouncerState {
     }
 
     fn close(&mut self, peer: EndpointId, code: Code) {
-        self.opening.remove(&peer);
+        if self.opening.remove(&peer).is_some_and(|opening| opening.is_hearsay) {
+            self.hearsay.settle(false);
+        }
         self.end(peer, code);
     }
 

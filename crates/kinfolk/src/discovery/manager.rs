@@ -309,7 +309,11 @@ impl DiscoveryState {
             M::Numbered(seq, Saying::Departed(reply)) => self.say_departed(seq, reply),
             M::Met => self.met(),
             M::Sought => self.sought(),
-            M::NetworkNews => self.wake(Wake::Online),
+            M::NetworkNews => {
+                // First, so that whoever is woken may visit those that were missed.
+                self.context.note(catalog::Input::Online);
+                self.wake(Wake::Online);
+            }
             M::Answer(stream) => self.answer(stream).await,
             M::Visit { walker, peer } => self.visit(walker, peer).await,
             M::Sync(peer, reply) => self.sync(peer, reply).await,

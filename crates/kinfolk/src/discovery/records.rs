@@ -13,7 +13,6 @@ use iroh::{EndpointAddr, EndpointId};
 use kinfolk_core::catalog::{
     Catalog, CatalogLimits, Entry, Ignored, Input, Keep as Kept, Output, Removal, Snapshot,
 };
-use kinfolk_core::code::Code;
 use kinfolk_core::peer_link::{DialFailure, Direction, LinkEnd};
 use kinfolk_core::record::{Offer, Topic};
 use kinfolk_core::secret_topic::{Binding, SecretTopic, TooManySecretTopics};
@@ -275,26 +274,14 @@ impl Context {
         }
     }
 
-    /// A dial failed. What this side did not even try says nothing of the peer.
+    /// A dial failed: walkers think less of whom it missed.
     pub(crate) fn note_dial_failed(&self, peer: EndpointId, end: LinkEnd) {
-        use DialFailure as F;
-        match end {
-            LinkEnd::DialFailed(
-                F::TimedOut | F::Refused | F::NoCommonProtocol | F::WrongIdentity,
-            )
-            | LinkEnd::Closed(Code::HelloTimeout)
-            | LinkEnd::Lost => {
-                self.note(Input::Missed(peer));
-            }
-            LinkEnd::DialFailed(F::NoAddress) => {
-                // Of one whose record names none, walkers think less.
-                self.note(Input::Missed(peer));
-                // What the app opens looks for itself, see `found`; errands look for nobody.
-                if self.is_held(&peer) {
-                    let _ = self.tell_discovery(DiscoveryMessage::Sought);
-                }
-            }
-            _ => {}
+        if end.is_miss() {
+            self.note(Input::Missed(peer));
+        }
+        // What the app opens looks for itself, see `found`; errands look for nobody.
+        if end == LinkEnd::DialFailed(DialFailure::NoAddress) && self.is_held(&peer) {
+            let _ = self.tell_discovery(DiscoveryMessage::Sought);
         }
     }
 

@@ -168,7 +168,9 @@ impl WalkerState {
         let records = &self.context.records;
         let (known, neighbours) = (records.snapshot(), records.neighbours());
         let bootstrap = &self.context.bootstrap;
-        let view = View { known: &known, bootstrap, neighbours: &neighbours };
+        let is_connected = |peer: &EndpointId| self.context.directory.get(peer).is_some();
+        let is_connected = &is_connected;
+        let view = View { known: &known, bootstrap, neighbours: &neighbours, is_connected };
         let mut outputs = Vec::new();
         self.walk.handle(Instant::now(), input, view, &mut outputs);
         for Output::Visit(peer) in outputs {

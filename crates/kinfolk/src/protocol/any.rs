@@ -197,7 +197,7 @@ impl<'a> AnyCall<'a> {
             id,
             seq: entry.record().seq(),
             liveness: entry.liveness().standing(now),
-            is_backed: link.is_some() || is_configured || entry.is_backed(),
+            is_backed: link.is_some() || is_configured || !entry.is_hearsay(),
             distance: match link.and_then(|link| link.rtt()) {
                 Some(rtt) => Distance::Measured(rtt),
                 None if self.context.has_way_to(&id) => Distance::Unknown,

@@ -243,6 +243,20 @@ fn a_missed_peer_is_doubted_and_restored_by_a_fresh_record_or_a_contact() {
 }
 
 #[test]
+fn when_the_network_is_back_all_who_were_missed_are_due_and_the_others_as_they_were() {
+    let mut world = World::new();
+    (1..=3).for_each(|n| assert_eq!(world.hear(record(n, 5)), Said::Added));
+    for _ in 0..5 {
+        world.handle(Input::Missed(id(1)));
+        world.wait(secs(100));
+    }
+    world.handle(Input::Missed(id(2)));
+    assert_eq!(said(&world.handle(Input::Online)), Said::Nothing);
+    let standing = |n| world.catalog.known().get(&id(n)).unwrap().liveness().standing(world.now);
+    assert_eq!([1, 2, 3].map(standing), [Standing::Due, Standing::Due, Standing::Good]);
+}
+
+#[test]
 fn two_nodes_that_missed_each_other_meet_again() {
     let mut now = World::new();
     now.hear(record(1, 5));
@@ -307,6 +321,36 @@ fn addresses_of_this_machine_and_the_local_network_are_used_only_from_there() {
     // Who is farther away takes nothing back; the record is the same.
     from(&mut world, Reach::World);
     assert_eq!(usable(&world), 2);
+}
+
+#[test]
+fn local_addresses_that_a_next_record_repeats_may_be_used_whoever_brings_it_first() {
+    let saying = |seq, addrs: &[&str]| {
+        let mut draft = draft();
+        addrs.iter().for_each(|addr| draft.add_address(ip(addr)).unwrap());
+        draft.forge(id(1), Seq::new(seq), UnixMillis::new(CLOCK))
+    };
+    let (lan, other, own) = ("192.168.1.1:80", "192.168.1.2:80", "127.0.0.1:22");
+    let mut world = World::new();
+    let mut usable_after = |reach, record| {
+        world.hear_from(id(STRANGER), reach, record, Duration::ZERO);
+        let entry = world.catalog.known().get(&id(1)).unwrap();
+        entry.addresses().collect::<BTreeSet<_>>()
+    };
+    let far = ip("203.0.113.7:4433");
+    let all = |near: &[&str]| near.iter().map(|addr| ip(addr)).chain([far.clone()]).collect();
+    assert_eq!(usable_after(Reach::Site, saying(1, &[lan])), all(&[lan]));
+    assert_eq!(usable_after(Reach::World, saying(2, &[lan])), all(&[lan]));
+    // Nearer ones, which were not usable, do not become so, and take nothing away.
+    assert_eq!(usable_after(Reach::World, saying(3, &[lan, own])), all(&[lan]));
+    // Nobody far away names a new one.
+    assert_eq!(usable_after(Reach::World, saying(4, &[lan, other])), all(&[]));
+    assert_eq!(usable_after(Reach::World, saying(5, &[lan])), all(&[]));
+    assert_eq!(usable_after(Reach::Machine, saying(6, &[lan, own])), all(&[lan, own]));
+    assert_eq!(usable_after(Reach::Site, saying(7, &[lan, own])), all(&[lan, own]));
+    assert_eq!(usable_after(Reach::World, saying(8, &[own])), all(&[own]));
+    assert_eq!(usable_after(Reach::World, saying(9, &[])), all(&[]));
+    assert_eq!(usable_after(Reach::World, saying(10, &[own])), all(&[]));
 }
 
 #[test]

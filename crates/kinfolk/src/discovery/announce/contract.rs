@@ -67,7 +67,8 @@ pub(crate) enum Output {
         /// Why.
         code: Code,
     },
-    /// A verified record was announced that may be new, for [`kinfolk_core::catalog::Input::Heard`].
+    /// A verified record was announced that may be new, or of which more addresses may be used if whoever tells it once more is nearer than who
+    /// told it before, for [`kinfolk_core::catalog::Input::Heard`].
     Heard {
         /// The record.
         sighting: Sighting,

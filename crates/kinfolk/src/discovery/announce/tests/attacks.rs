@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use iroh::EndpointId;
+use iroh::{EndpointId, TransportAddr};
 use kinfolk_core::code::Code;
 use kinfolk_core::id::NetworkId;
 use kinfolk_core::intake::Refusal;
@@ -180,6 +180,20 @@ fn a_replayed_record_is_not_renewed_and_one_that_is_no_news_is_not_passed_on() {
     say(&mut net, &Message::payload(record.bytes()));
     net.run(secs(5));
     assert_eq!((net.knowing(&record), net.dropped(Dropped::Stale)), (0, 2));
+}
+
+#[test]
+fn a_record_is_told_to_the_catalog_once_more_only_while_addresses_of_it_cannot_be_used() {
+    for (address, again) in [("192.168.1.1:80", 2), ("203.0.113.1:80", 1)] {
+        let mut net = attacked(10, 5);
+        let mut draft = Draft::new(network());
+        draft.add_address(TransportAddr::Ip(address.parse().unwrap())).unwrap();
+        let record = draft.sign(&key(MALLORY), Seq::new(5), net.clock()).unwrap();
+        let before = net.node(VICTIM).heard;
+        say(&mut net, &Message::payload(record.bytes()));
+        say(&mut net, &Message::payload(record.bytes()));
+        assert_eq!(net.node(VICTIM).heard - before, again, "{address}");
+    }
 }
 
 #[test]

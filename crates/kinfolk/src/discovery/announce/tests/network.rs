@@ -55,6 +55,7 @@ pub(super) struct Node {
     pub(super) dropped: BTreeMap<Dropped, usize>,
     pub(super) wakes: usize,
     pub(super) opens: usize,
+    pub(super) heard: usize,
     /// As told, for comparison with what the announcer says when it is asked.
     told: BTreeSet<EndpointId>,
     pub(super) has_departed: bool,
@@ -143,6 +144,7 @@ impl Net {
             dropped: BTreeMap::new(),
             wakes: 0,
             opens: 0,
+            heard: 0,
             told: BTreeSet::new(),
             has_departed: false,
         };
@@ -381,7 +383,10 @@ impl Net {
                     self.plan(self.latency(at, peer), peer, Happening::Gone { peer: at });
                 }
             }
-            Output::Heard { sighting, from } => self.put(at, sighting, from),
+            Output::Heard { sighting, from } => {
+                node.heard += 1;
+                self.put(at, sighting, from);
+            }
             Output::Refresh => {
                 let n = node.key.to_bytes()[0];
                 self.change(n);
