@@ -96,8 +96,8 @@ pub struct Limits {
     /// Bytes that a peer may send on one stream before they are read: iroh's value, the bandwidth-delay product of
     /// 100 Mbit/s at 100 ms.
     pub stream_window: u32,
-    /// Bytes that a peer may send on all its streams before they are read. As many again may be in requests that are being served, and as many in
-    /// responses that the peer does not take: then its calls are refused as busy, and handlers that answer with many responses wait. The three and
+    /// Bytes that a peer may send on all its streams before they are read. As many again may be in requests that are being served (of those
+    /// with many responses: whose bytes the handler still has), and as many in responses that the peer does not take: then its calls are refused as busy, and handlers that answer with many responses wait. The three and
     /// [`Limits::send_window`] are the memory that one peer can pin, but for what handlers of its calls that are running by then return, one response of
     /// at most [`Limits::call_bytes`] each. iroh's default is unlimited.
     pub connection_window: u32,

@@ -73,6 +73,7 @@ fn answered() -> impl Strategy<Value = Answered> {
         Refusal::NoCapacity,
         Refusal::UnknownPeer,
         Refusal::Ended,
+        Refusal::Unchecked,
     ]);
     let other = schema().prop_map(|offered| Refusal::Schema { offered });
     let refused = prop_oneof![plain, other].prop_map(Answered::Refused);

@@ -6,4 +6,5 @@ mod coming;
 mod failing;
 mod giving_up;
 mod links;
+mod room;
 mod scene;

@@ -22,8 +22,8 @@ use kinfolk_tests::support::teller::{exchange, lore, wall_clock};
 use kinfolk_tests::support::wait::{eventually, within};
 
 use crate::scene::{
-    SOON, TICKS, Tick, alone, consumer, discovering, from, kibi, narrow, online, over, produced,
-    producer, receives, send, small, source, subscribed,
+    SOON, TICKS, Tick, alone, consumer, discovering, from, item, kibi, narrow, online, over,
+    produced, producer, receives, send, small, source, subscribed,
 };
 
 fn name() -> StreamName {
@@ -449,20 +449,29 @@ async fn a_producer_that_never_answers_is_given_up_and_asked_again() {
 }
 
 /// A stranger that asks a node for its stream.
-struct Consuming {
+pub struct Consuming {
     guest: Guest,
 }
 
 impl Consuming {
-    async fn at(node: &Node, key: u8) -> Self {
-        let stranger = Stranger::builder(key).stream_window(4 * 1024).bind().await;
+    pub async fn at(node: &Node, key: u8) -> Self {
+        Self::with_window(node, key, 4 * 1024).await
+    }
+
+    /// One that takes so many bytes on each stream before it reads.
+    pub async fn with_window(node: &Node, key: u8, bytes: u32) -> Self {
+        let stranger = Stranger::builder(key).stream_window(bytes).bind().await;
         let guest = Guest::enter(&stranger, node, hello(u64::from(key), 0)).await;
         // It has to live for as long as its connection.
         std::mem::forget(stranger);
         Self { guest }
     }
 
-    async fn asks(&self, frames: &[ConsumerFrame]) -> (SendStream, RecvStream) {
+    pub fn id(key: u8) -> kinfolk::EndpointId {
+        kinfolk::SecretKey::from_bytes(&[key; 32]).public()
+    }
+
+    pub async fn asks(&self, frames: &[ConsumerFrame]) -> (SendStream, RecvStream) {
         let mut bytes = header(PROTOCOL, StreamMode::Eager);
         for frame in frames {
             bytes.extend(frame.encode().expect("a frame"));
@@ -471,19 +480,23 @@ impl Consuming {
     }
 }
 
-fn subscribe(id: u64) -> ConsumerFrame {
-    ConsumerFrame::Subscribe(Subscribe {
+pub fn asking(id: u64) -> Subscribe {
+    Subscribe {
         id,
         name: name(),
         schema: Schema::new("tick", 1),
         resume: None,
         ticket: None,
         extensions: Extensions::none(),
-    })
+    }
+}
+
+pub fn subscribe(id: u64) -> ConsumerFrame {
+    ConsumerFrame::Subscribe(asking(id))
 }
 
 /// What a node answers.
-async fn answered(receive: &mut RecvStream) -> Answered {
+pub async fn answered(receive: &mut RecvStream) -> Answered {
     let mut ack = [0];
     within(SOON, "an answer", receive.read_exact(&mut ack)).await.expect("one byte");
     assert_eq!(ack, [Answer::Ack.to_byte()]);
@@ -619,7 +632,7 @@ async fn a_thousand_new_tickets_are_looked_at_one_at_a_time_and_disturb_nobody()
     let served = honest.consumer(TICKS).ticket("honest").await;
     let mut served = served.expect("a consumer");
     let cheat = Consuming::at(&node, 77).await;
-    let ConsumerFrame::Subscribe(mut asking) = subscribe(1) else { panic!("it is one") };
+    let mut asking = asking(1);
     asking.ticket = Some(b"cheat".to_vec());
     let (mut to_node, mut receive) = cheat.asks(&[ConsumerFrame::Subscribe(asking)]).await;
     assert!(matches!(answered(&mut receive).await, Answered::Accepted(_)));
@@ -633,6 +646,32 @@ async fn a_thousand_new_tickets_are_looked_at_one_at_a_time_and_disturb_nobody()
     receives(&mut served, 0..100).await;
     let _to_node = within(SOON, "all are read", flood).await.expect("it runs");
     assert_eq!(most.load(Ordering::SeqCst), 1);
+    over([node, honest]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_tickets_where_nobody_looks_at_them_are_ignored_and_a_thousand_of_them_end_the_subscription()
+ {
+    let (node, honest) = crate::scene::pair().await;
+    let producer = producer(&node).await;
+    let mut served = consumer(&honest).await;
+    let cheat = Consuming::at(&node, 77).await;
+    let (mut to_node, mut receive) = cheat.asks(&[subscribe(1)]).await;
+    assert!(matches!(answered(&mut receive).await, Answered::Accepted(_)));
+    subscribed(&producer, 2).await;
+    for ticket in ["one", "two", "three"] {
+        served.set_ticket(ticket).expect("a ticket");
+        send(&producer, 0..1).await;
+        item(&mut served).await;
+    }
+    let renew = ConsumerFrame::Renew { ticket: vec![7; 4096] }.encode().expect("a frame");
+    let flood = tokio::spawn(async move {
+        let _ = to_node.write_all(&renew.repeat(1_000)).await;
+    });
+    eventually(SOON, "it is blamed", async || ended(&node, "misbehaved").await == 1).await;
+    within(SOON, "the rest is not taken", flood).await.expect("it runs");
+    crate::scene::exactly(&producer, 1).await;
+    assert_eq!(source(&served, node.id()).map(|source| source.reconnects), Some(0));
     over([node, honest]).await;
 }
 

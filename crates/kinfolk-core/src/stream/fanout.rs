@@ -281,18 +281,19 @@ impl Fanout {
 
     /// Whether the slowest subscriber has to catch up before an item of so many bytes.
     fn is_full(&mut self, length: u64) -> bool {
-        let (end, end_of_all, limits) = (self.end, self.end_of_all(), self.limits);
-        let is_far = |from: Position| {
-            let bytes = end_of_all.saturating_sub(from.byte);
-            let bytes = bytes.saturating_add(length).saturating_add(BLOCK_COST);
-            let items = end.number.saturating_sub(from.number);
-            items > 0 && (bytes > limits.bytes || items >= limits.items)
-        };
-        if !is_far(self.slowest) {
+        if !self.is_far(self.slowest, length) {
             return false;
         }
         self.look_for_slowest();
-        is_far(self.slowest)
+        self.is_far(self.slowest, length)
+    }
+
+    /// Whether whoever is here has to catch up before an item of so many bytes.
+    fn is_far(&self, from: Position, length: u64) -> bool {
+        let bytes = self.end_of_all().saturating_sub(from.byte);
+        let bytes = bytes.saturating_add(length).saturating_add(BLOCK_COST);
+        let items = self.end.number.saturating_sub(from.number);
+        items > 0 && (bytes > self.limits.bytes || items >= self.limits.items)
     }
 
     fn look_for_slowest(&mut self) {
@@ -436,13 +437,14 @@ impl Fanout {
         overrun
     }
 
-    /// The subscriber that is furthest behind of those that are too far behind for another item; nobody if there is room.
-    pub fn holding_up(&mut self) -> Option<SubscriberId> {
-        if !self.is_full(to_u64(self.limits.item_max.saturating_add(HEAD_BYTES))) {
-            return None;
-        }
-        let places = self.subscribers.iter().filter(|(_, subscriber)| !subscriber.is_over);
-        places.min_by_key(|(_, subscriber)| subscriber.next.number).map(|(id, _)| *id)
+    /// Those who have to catch up before this item, as [`Fanout::append`] takes it, each with how many items wait for it.
+    pub fn holding_up(&self, entry: &[u8]) -> impl Iterator<Item = (SubscriberId, u64)> + '_ {
+        let length = to_u64(entry.len());
+        let there = self.subscribers.iter().filter(|(_, subscriber)| !subscriber.is_over);
+        let far = there.filter(move |(_, subscriber)| self.is_far(subscriber.next, length));
+        let behind =
+            |subscriber: &Subscriber| self.end.number.saturating_sub(subscriber.next.number);
+        far.map(move |(id, subscriber)| (*id, behind(subscriber)))
     }
 
     /// Gives a subscriber nothing more.

@@ -14,7 +14,8 @@
 //! - *A ticket is worth what its last accepted check says.* A renewed one is checked while the old one still holds; if the check fails or
 //!   is late, nothing changes; if it passes, its time takes the place of the old one's, and an old timer ends nobody.
 //! - *One check at a time.* Each check has a generation, and an answer to any but the current one is ignored. The first one has to come back within
-//!   [`SubscriberLimits::ticket_check`] of the question however often the ticket is renewed, or a place could be held without a valid ticket.
+//!   [`SubscriberLimits::ticket_check`] of the question however often the ticket is renewed, or a place could be held without a valid ticket. That it
+//!   does not is no fault of the consumer's: it is told that it may come again.
 //! - *A peer is judged as it is now*, not as it was when it asked: see [`Input::Judged`].
 //!
 //! A refusal says the most final reason that holds, and room is looked at before a consumer is sent to make itself known: it would return in vain.
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use iroh_base::EndpointId;
 
+use super::schema::Schema;
 use crate::bucket::Bucket;
 use crate::wire::subscription::{Refusal, StreamEnd};
 
@@ -32,7 +34,7 @@ mod limits;
 #[cfg(test)]
 mod tests;
 
-pub use contract::{Eligible, Generation, Input, Output, SubscriberId};
+pub use contract::{Ask, Eligible, Generation, Input, Output, SubscriberId};
 pub use limits::{SubscriberLimitError, SubscriberLimits};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +60,7 @@ impl Subscriber {
 #[derive(Debug, Clone)]
 pub struct Subscribers {
     limits: SubscriberLimits,
+    schema: Schema,
     requires_ticket: bool,
     subscribers: BTreeMap<SubscriberId, Subscriber>,
     by_peer: BTreeSet<(EndpointId, SubscriberId)>,
@@ -69,11 +72,12 @@ pub struct Subscribers {
 }
 
 impl Subscribers {
-    /// Nobody has subscribed. With `requires_ticket` nobody is accepted before a ticket was checked; without, tickets are not looked at.
+    /// Nobody has subscribed to these items. With `requires_ticket` nobody is accepted before a ticket was checked; without, tickets are not looked at.
     #[must_use]
-    pub fn new(limits: SubscriberLimits, requires_ticket: bool) -> Self {
+    pub fn new(limits: SubscriberLimits, schema: Schema, requires_ticket: bool) -> Self {
         Self {
             limits,
+            schema,
             requires_ticket,
             subscribers: BTreeMap::new(),
             by_peer: BTreeSet::new(),
@@ -94,9 +98,7 @@ impl Subscribers {
         }
         self.expire(now, out);
         match input {
-            Input::Asked { id, peer, eligible, has_ticket } => {
-                self.ask(now, id, peer, (eligible, has_ticket), out);
-            }
+            Input::Asked { id, ask } => self.ask(now, id, &ask, out),
             Input::TicketChecked { id, generation, verdict } => {
                 self.learn(now, id, generation, verdict, out);
             }
@@ -136,22 +138,15 @@ impl Subscribers {
         self.by_peer.range(ids).map(|(_, id)| *id)
     }
 
-    fn ask(
-        &mut self,
-        now: Instant,
-        id: SubscriberId,
-        peer: EndpointId,
-        (eligible, has_ticket): (Eligible, bool),
-        out: &mut Vec<Output>,
-    ) {
+    fn ask(&mut self, now: Instant, id: SubscriberId, ask: &Ask, out: &mut Vec<Output>) {
         if self.subscribers.contains_key(&id) {
             return;
         }
-        if let Some(refusal) = self.refusal(peer, eligible, has_ticket) {
+        if let Some(refusal) = self.refusal(ask) {
             out.push(Output::Refuse { id, refusal });
             return;
         }
-        let renewals = Bucket::full(now);
+        let (peer, renewals) = (ask.peer, Bucket::full(now));
         let mut subscriber =
             Subscriber { peer, is_accepted: false, check: None, expires: None, renewals };
         if self.requires_ticket {
@@ -166,21 +161,24 @@ impl Subscribers {
         self.put(id, subscriber);
     }
 
-    fn refusal(&self, peer: EndpointId, eligible: Eligible, has_ticket: bool) -> Option<Refusal> {
+    fn refusal(&self, ask: &Ask) -> Option<Refusal> {
         if self.is_ended {
             return Some(Refusal::Ended);
         }
-        if eligible == Eligible::No {
+        if ask.schema != self.schema {
+            return Some(Refusal::Schema { offered: self.schema.clone() });
+        }
+        if ask.eligible == Eligible::No {
             return Some(Refusal::NotAllowed);
         }
-        if self.requires_ticket && !has_ticket {
+        if self.requires_ticket && !ask.has_ticket {
             return Some(Refusal::BadTicket);
         }
         let is_full = self.subscribers.len() >= self.limits.total;
-        if is_full || self.held_by(peer) >= self.limits.per_peer {
+        if is_full || self.held_by(ask.peer) >= self.limits.per_peer {
             return Some(Refusal::NoCapacity);
         }
-        (eligible == Eligible::Unknown).then_some(Refusal::UnknownPeer)
+        (ask.eligible == Eligible::Unknown).then_some(Refusal::UnknownPeer)
     }
 
     fn learn(
@@ -276,7 +274,7 @@ impl Subscribers {
                 continue;
             };
             if !subscriber.is_accepted {
-                out.push(Output::Refuse { id, refusal: Refusal::BadTicket });
+                out.push(Output::Refuse { id, refusal: Refusal::Unchecked });
             } else if subscriber.expires.is_some_and(|expires| expires <= now) {
                 out.push(Output::End { id, end: StreamEnd::TicketExpired });
             } else {

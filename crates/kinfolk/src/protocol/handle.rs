@@ -4,7 +4,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -26,7 +26,7 @@ use crate::protocol::places::Place;
 use crate::protocol::respond::respond;
 use crate::protocol::service::{Handler, Incoming, Registered};
 use crate::protocol::stream::{AnswerState, Orphanage, RecvStream, SendStream};
-use crate::supervision::panic_text;
+use crate::supervision::{lock, panic_text};
 
 /// The service that a stream is for, and whose stream it is.
 pub(crate) struct Served {
@@ -220,8 +220,9 @@ impl Call {
     pub(crate) async fn serve(mut self, negotiating: OwnedSemaphorePermit) {
         let deadline = self.service.context.limits.call_deadline;
         let request = tokio::time::timeout(deadline, self.read_request()).await;
-        // Both are kept until the handler has returned: the room that the request takes, and the protocol's place.
-        let (request, _room) = match request.unwrap_or(Err(Code::HeaderTimeout)) {
+        // Both are kept until the handler has returned: the room that the request takes, and the protocol's place. But many responses may go on for long
+        // after the request is of use to anybody.
+        let (request, room) = match request.unwrap_or(Err(Code::HeaderTimeout)) {
             Ok(request) => request,
             Err(code) => return self.refuse(code),
         };
@@ -239,11 +240,12 @@ impl Call {
         let handler = match &registered.service.handler {
             Handler::Call(handler) => handler,
             Handler::Responses(handler) => {
+                let (request, _until_over) = Lodged::in_room(request, room);
                 return respond(&self.service, &**handler, request, &mut self.send).await;
             }
             Handler::Stream(_) | Handler::Actor { .. } => return,
         };
-        let peer = self.service.peer;
+        let (peer, _room) = (self.service.peer, room);
         let answering = AssertUnwindSafe(async { handler(peer, request).await }).catch_unwind();
         let result = tokio::select! {
             biased;
@@ -311,5 +313,33 @@ impl Call {
     fn end(mut self, code: Code) {
         self.send.reset(code);
         self.recv.stop(code);
+    }
+}
+
+/// The bytes of a request, in the room that they take. It is given back with the first of those two that share it: the bytes, once nobody has any of them,
+/// and one without bytes, which the call keeps for as long as it lasts.
+struct Lodged {
+    bytes: Bytes,
+    room: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+}
+
+impl Lodged {
+    /// The same bytes, which give their room back, and what does so at the end of the call if the app still has some.
+    fn in_room(bytes: Bytes, room: OwnedSemaphorePermit) -> (Bytes, Self) {
+        let room = Arc::new(Mutex::new(Some(room)));
+        let until_over = Self { bytes: Bytes::new(), room: Arc::clone(&room) };
+        (Bytes::from_owner(Self { bytes, room }), until_over)
+    }
+}
+
+impl AsRef<[u8]> for Lodged {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Lodged {
+    fn drop(&mut self) {
+        lock(&self.room).take();
     }
 }

@@ -152,6 +152,9 @@ impl Service {
     /// how many one peer can keep is bounded by [`Limits::streams_per_peer`](kinfolk_core::limits::Limits::streams_per_peer), and what waits for it by
     /// [`Limits::connection_window`](kinfolk_core::limits::Limits::connection_window): beyond that none of its handlers is asked for more.
     ///
+    /// The bytes of a request count among those that its peer may have here until the handler has made its stream. What it keeps of the request beyond that is
+    /// its own, and there may be as much for each place in the concurrency: with large requests, keep little or serve few at once.
+    ///
     /// ```
     /// use std::time::Duration;
     ///
@@ -204,7 +207,8 @@ impl Service {
         })))
     }
 
-    /// Answers each request with any number of responses of bytes, as [`Service::call_stream`] does.
+    /// Answers each request with any number of responses of bytes, as [`Service::call_stream`] does. The bytes of the request count for as long as the handler's
+    /// stream has any of them.
     pub fn call_stream_bytes<F, S>(handler: F) -> Self
     where
         F: Fn(EndpointId, Bytes) -> S + Send + Sync + 'static,

@@ -136,9 +136,10 @@ fn a_full_log_takes_nothing_until_the_slowest_has_caught_up() {
     assert_eq!(send(&mut fanout, 10), Err(AppendError::Full));
     fast.take_all(&mut fanout);
     assert_eq!(send(&mut fanout, 10), Err(AppendError::Full));
-    assert_eq!(fanout.holding_up(), Some(slow.id));
+    let entry = [0; HEAD_BYTES + 10];
+    assert_eq!(fanout.holding_up(&entry).collect::<Vec<_>>(), [(slow.id, 3)]);
     slow.take_all(&mut fanout);
-    assert_eq!(fanout.holding_up(), None);
+    assert_eq!(fanout.holding_up(&entry).count(), 0);
     send(&mut fanout, 10).unwrap();
     // One that is given up holds up nobody.
     for _ in 0..2 {

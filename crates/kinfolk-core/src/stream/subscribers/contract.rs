@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use iroh_base::EndpointId;
 
+use crate::stream::Schema;
 use crate::wire::subscription::{Refusal, StreamEnd};
 
 /// One subscription of one consumer, as its producer counts them. The caller draws the numbers and never uses one twice.
@@ -45,6 +46,19 @@ pub enum Eligible {
     Unknown,
 }
 
+/// What a consumer asks with.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Ask {
+    /// Who asks.
+    pub peer: EndpointId,
+    /// What it takes the items for.
+    pub schema: Schema,
+    /// What the condition says of it.
+    pub eligible: Eligible,
+    /// Whether it has shown a ticket.
+    pub has_ticket: bool,
+}
+
 /// What a producer's subscribers are told. An id that is not known, or no longer, is ignored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
@@ -52,12 +66,8 @@ pub enum Input {
     Asked {
         /// A new one.
         id: SubscriberId,
-        /// Who asks.
-        peer: EndpointId,
-        /// What the condition says of it.
-        eligible: Eligible,
-        /// Whether it has shown a ticket.
-        has_ticket: bool,
+        /// Who asks, and with what.
+        ask: Ask,
     },
     /// The check that was asked for is over.
     TicketChecked {

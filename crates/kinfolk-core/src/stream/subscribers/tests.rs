@@ -18,6 +18,13 @@ fn id(number: u64) -> SubscriberId {
     SubscriberId::new(number)
 }
 
+const SCHEMA: Schema = Schema::new("quote", 3);
+
+/// Asks for the right items, with a ticket.
+fn asked(number: u64, peer: EndpointId, eligible: Eligible) -> Input {
+    Input::Asked { id: id(number), ask: Ask { peer, schema: SCHEMA, eligible, has_ticket: true } }
+}
+
 fn accept(number: u64) -> Output {
     Output::Accept { id: id(number) }
 }
@@ -45,7 +52,7 @@ impl Scene {
     }
 
     fn with(limits: SubscriberLimits, requires_ticket: bool) -> Self {
-        Self { subscribers: Subscribers::new(limits, requires_ticket), now: Instant::now() }
+        Self { subscribers: Subscribers::new(limits, SCHEMA, requires_ticket), now: Instant::now() }
     }
 
     fn say(&mut self, input: Input) -> Vec<Output> {
@@ -60,13 +67,11 @@ impl Scene {
     }
 
     fn ask(&mut self, number: u64, from: u8) -> Vec<Output> {
-        let (id, peer) = (id(number), peer(from));
-        self.say(Input::Asked { id, peer, eligible: Eligible::Yes, has_ticket: true })
+        self.ask_as(number, from, Eligible::Yes)
     }
 
     fn ask_as(&mut self, number: u64, from: u8, eligible: Eligible) -> Vec<Output> {
-        let (id, peer) = (id(number), peer(from));
-        self.say(Input::Asked { id, peer, eligible, has_ticket: true })
+        self.say(asked(number, peer(from), eligible))
     }
 
     /// Asks or renews, which have to call for a check, and says which.
@@ -77,8 +82,7 @@ impl Scene {
     }
 
     fn begin(&mut self, number: u64, from: u8) -> Generation {
-        let (id, peer) = (id(number), peer(from));
-        self.check(Input::Asked { id, peer, eligible: Eligible::Yes, has_ticket: true })
+        self.check(asked(number, peer(from), Eligible::Yes))
     }
 
     fn renew(&mut self, number: u64) -> Generation {
@@ -118,9 +122,25 @@ fn a_peer_that_does_not_meet_the_condition_is_refused_and_holds_no_place() {
 #[test]
 fn without_a_ticket_where_one_is_required_nobody_is_accepted_and_nothing_is_checked() {
     let mut scene = Scene::ticketed();
-    let asked =
-        Input::Asked { id: id(1), peer: peer(1), eligible: Eligible::Yes, has_ticket: false };
+    let ask = Ask { peer: peer(1), schema: SCHEMA, eligible: Eligible::Yes, has_ticket: false };
+    let asked = Input::Asked { id: id(1), ask };
     assert_eq!(scene.say(asked), [refuse(1, Refusal::BadTicket)]);
+}
+
+#[test]
+fn who_takes_the_items_for_something_else_is_told_what_they_are_and_holds_no_place() {
+    let mut scene = Scene::open();
+    let other = |number, schema, eligible| Input::Asked {
+        id: id(number),
+        ask: Ask { peer: peer(1), schema, eligible, has_ticket: true },
+    };
+    let refused = |number| refuse(number, Refusal::Schema { offered: SCHEMA });
+    let newer = Schema::new("quote", 4);
+    assert_eq!(scene.say(other(1, newer.clone(), Eligible::Yes)), [refused(1)]);
+    assert_eq!(scene.say(other(2, Schema::new("trade", 3), Eligible::Unknown)), [refused(2)]);
+    assert_eq!(scene.subscribers.held(), 0);
+    scene.say(Input::End(StreamEnd::Finished));
+    assert_eq!(scene.say(other(3, newer, Eligible::Yes)), [refuse(3, Refusal::Ended)]);
 }
 
 #[test]
@@ -158,12 +178,12 @@ fn a_consumer_is_not_sent_to_make_itself_known_where_there_is_no_room() {
 }
 
 #[test]
-fn a_check_that_is_late_counts_as_failed() {
+fn whose_first_check_is_late_is_told_to_come_again() {
     let mut scene = Scene::ticketed();
     let generation = scene.begin(1, 1);
     let due = scene.subscribers.next_timeout().unwrap();
     assert_eq!(due, scene.now + 10 * SECOND);
-    assert_eq!(scene.pass(10 * SECOND), [refuse(1, Refusal::BadTicket)]);
+    assert_eq!(scene.pass(10 * SECOND), [refuse(1, Refusal::Unchecked)]);
     assert_eq!(scene.checked(1, generation, Ok(None)), []);
     assert_eq!(scene.subscribers.held(), 0);
 }
@@ -174,7 +194,7 @@ fn renewing_again_and_again_does_not_hold_a_place_without_a_valid_ticket() {
     scene.begin(1, 1);
     scene.pass(6 * SECOND);
     scene.renew(1);
-    assert_eq!(scene.pass(4 * SECOND), [refuse(1, Refusal::BadTicket)]);
+    assert_eq!(scene.pass(4 * SECOND), [refuse(1, Refusal::Unchecked)]);
 }
 
 #[test]
@@ -361,13 +381,12 @@ fn a_subscriber_costs_no_more_than_its_limit_says() {
         })
         .collect();
     let now = Instant::now();
-    let mut subscribers = Subscribers::new(SubscriberLimits::default(), true);
+    let mut subscribers = Subscribers::new(SubscriberLimits::default(), SCHEMA, true);
     let mut out = Vec::with_capacity(2 * peers.len());
     let held = allocation_counter::measure(|| {
         for (number, peer) in (0..).zip(&peers) {
-            let (id, eligible) = (id(number), Eligible::Yes);
-            let asked = Input::Asked { id, peer: *peer, eligible, has_ticket: true };
-            subscribers.handle(now, asked, &mut out);
+            let id = id(number);
+            subscribers.handle(now, asked(number, *peer, Eligible::Yes), &mut out);
             let Some(Output::Check { generation, .. }) = out.pop() else { panic!("no check") };
             let verdict = Ok(Some(MINUTE));
             subscribers.handle(now, Input::TicketChecked { id, generation, verdict }, &mut out);

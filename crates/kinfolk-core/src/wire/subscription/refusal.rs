@@ -18,7 +18,7 @@ pub enum Refusal {
     },
     /// What the consumer's record says does not let it in.
     NotAllowed,
-    /// The ticket is missing, is not valid, or could not be checked in time.
+    /// The ticket is missing or is not valid.
     BadTicket,
     /// It has as many subscriptions as it takes, from all or from this consumer.
     NoCapacity,
@@ -26,6 +26,8 @@ pub enum Refusal {
     UnknownPeer,
     /// The stream is over.
     Ended,
+    /// It could not check the ticket in time, which is its own fault: another time it may.
+    Unchecked,
 }
 
 impl Refusal {
@@ -37,7 +39,7 @@ impl Refusal {
             | Self::NotAllowed
             | Self::BadTicket
             | Self::Ended => true,
-            Self::NoCapacity | Self::UnknownPeer => false,
+            Self::NoCapacity | Self::UnknownPeer | Self::Unchecked => false,
         }
     }
 
@@ -51,6 +53,7 @@ impl Refusal {
             Self::NoCapacity => "no_capacity",
             Self::UnknownPeer => "unknown_peer",
             Self::Ended => "ended",
+            Self::Unchecked => "unchecked",
         }
     }
 
@@ -63,6 +66,7 @@ impl Refusal {
             Self::NoCapacity => 4,
             Self::UnknownPeer => 5,
             Self::Ended => 6,
+            Self::Unchecked => 7,
         }
     }
 
@@ -83,7 +87,8 @@ impl Refusal {
             4 => Ok(Self::NoCapacity),
             5 => Ok(Self::UnknownPeer),
             6 => Ok(Self::Ended),
-            other => Err(invalid("refusal", "0 to 6", other)),
+            7 => Ok(Self::Unchecked),
+            other => Err(invalid("refusal", "0 to 7", other)),
         }
     }
 }
@@ -98,6 +103,7 @@ impl fmt::Display for Refusal {
             Self::NoCapacity => f.write_str("too many subscriptions"),
             Self::UnknownPeer => f.write_str("it does not know our record"),
             Self::Ended => f.write_str("the stream is over"),
+            Self::Unchecked => f.write_str("it could not check the ticket in time"),
         }
     }
 }

@@ -54,6 +54,7 @@ fn answers() -> Vec<(Answered, &'static [u8])> {
         (Answered::Refused(Refusal::NoCapacity), b"\x01\x04"),
         (Answered::Refused(Refusal::UnknownPeer), b"\x01\x05"),
         (Answered::Refused(Refusal::Ended), b"\x01\x06"),
+        (Answered::Refused(Refusal::Unchecked), b"\x01\x07"),
     ]
 }
 
@@ -245,12 +246,12 @@ fn unknown_kinds_and_values_are_refused() {
         assert!(ControlEntry::decode(&[kind, 1]).is_err());
         assert!(Answered::decode(&[0, kind, 1, 1]).is_err());
     }
-    for value in 7..=255 {
+    for value in 8..=255 {
         assert!(Answered::decode(&[1, value]).is_err());
         assert!(ControlEntry::decode(&[2, value]).is_err());
     }
     assert!(Answered::decode(&[2, 0]).is_err());
-    assert!(ControlEntry::decode(&[2, 6]).is_err());
+    assert!(ControlEntry::decode(&[2, 6]).is_err() && ControlEntry::decode(&[2, 7]).is_err());
 }
 
 #[test]
@@ -295,10 +296,10 @@ fn names_for_metrics_are_told_apart_and_finals_are_those_that_only_a_change_heal
         Answered::Accepted(_) => None,
     });
     let (finals, others): (Vec<_>, Vec<_>) = refusals.partition(Refusal::is_final);
-    assert_eq!(others, [Refusal::NoCapacity, Refusal::UnknownPeer]);
+    assert_eq!(others, [Refusal::NoCapacity, Refusal::UnknownPeer, Refusal::Unchecked]);
     let names: std::collections::BTreeSet<_> =
         finals.iter().chain(&others).map(Refusal::name).collect();
-    assert_eq!(names.len(), 7);
+    assert_eq!(names.len(), 8);
     let ends = control_entries().into_iter().filter_map(|(entry, _)| match entry {
         ControlEntry::End(end) => Some(end),
         _ => None,

@@ -14,7 +14,7 @@ use iroh::EndpointId;
 use kinfolk_core::stream::{SubscriberId, Subscribers, subscribers};
 use kinfolk_core::wire::subscription::{Refusal, StreamEnd, Subscribe};
 use ractor::{ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
-use subscribers::{Eligible, Input, Output};
+use subscribers::{Ask, Eligible, Input, Output};
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tracing::debug;
@@ -57,13 +57,13 @@ pub(crate) enum ProducerMessage {
     Asked(Box<Asking>),
     /// A subscriber presents a new ticket.
     Presented(SubscriberId, Bytes),
-    /// The app has looked at a ticket.
-    Looked(SubscriberId, subscribers::Generation, Result<Option<Duration>, ()>),
+    /// The app has looked at a ticket; `None` if it is late.
+    Looked(SubscriberId, subscribers::Generation, Option<Result<Option<Duration>, ()>>),
     /// The records of these peers have changed.
     Records(Vec<EndpointId>),
     /// Any record may have changed.
     AllRecords,
-    /// The producer has ended: its outlet says why.
+    /// The producer has ended: its outlet says why. Said again when somebody who was refused has heard it, as that may have been the last thing to do.
     End,
     /// It is time for what its machine waits for.
     Tick,
@@ -93,10 +93,14 @@ pub(crate) struct ProducerState {
     asking: HashMap<SubscriberId, Asking>,
     /// Those that are subscribed.
     feeds: HashMap<SubscriberId, Fed>,
-    subscribers: u64,
-    /// Looks at tickets, and farewells to those that were refused.
-    errands: Vec<OwnedTask>,
-    alarm: watch::Sender<Option<Instant>>,
+    /// Looks at tickets.
+    looks: Vec<OwnedTask>,
+    /// Those that were refused are being told so.
+    refusals: Vec<OwnedTask>,
+    /// Held by each of these until it is done.
+    telling: Arc<()>,
+    /// When all of them have had their time.
+    told_by: Instant,
     ticked: Arc<Notify>,
     /// Told when changed records were judged.
     judged: Arc<Notify>,
@@ -124,15 +128,11 @@ impl Producing {
     ) -> Result<ProducerState, ActorProcessingErr> {
         let ProducerArguments { context, outlet, pulse } = arguments;
         here!(context, Point::ProducerPreStart).pass().await?;
-        let alarm = watch::Sender::new(None);
         let ticked = Arc::new(Notify::new());
-        let ticking = clock(
-            alarm.subscribe(),
-            Arc::clone(&ticked),
-            Arc::clone(&pulse),
-            myself.clone(),
-            || ProducerMessage::Tick,
-        );
+        let ticking =
+            clock(outlet.alarm(), Arc::clone(&ticked), Arc::clone(&pulse), myself.clone(), || {
+                ProducerMessage::Tick
+            });
         let here = here!(context, Point::ProducerClock);
         let ticking = OwnedTask::spawn(&myself, here, ticking, ProducerMessage::TaskPanicked);
         let judged = Arc::new(Notify::new());
@@ -143,15 +143,17 @@ impl Producing {
         });
         let mut limits = context.limits.streams.subscribers.clone();
         limits.total = outlet.terms.subscribers;
-        let machine = Subscribers::new(limits, outlet.terms.tickets.is_some());
+        let schema = outlet.terms.schema.clone();
+        let machine = Subscribers::new(limits, schema, outlet.terms.tickets.is_some());
         let mut state = ProducerState {
             me: myself,
             machine,
             asking: HashMap::new(),
             feeds: HashMap::new(),
-            subscribers: 0,
-            errands: Vec::new(),
-            alarm,
+            looks: Vec::new(),
+            refusals: Vec::new(),
+            telling: Arc::default(),
+            told_by: Instant::now(),
             ticked,
             judged,
             pulse,
@@ -243,7 +245,9 @@ impl ProducerState {
             ProducerMessage::Presented(id, ticket) => self.presented(id, ticket).await,
             ProducerMessage::Looked(id, generation, verdict) => {
                 let is_in = self.feeds.contains_key(&id);
-                self.input(Input::TicketChecked { id, generation, verdict }).await;
+                // What is late by the clock of a look is late by the machine's, which began before it.
+                let checked = |verdict| Input::TicketChecked { id, generation, verdict };
+                self.input(verdict.map_or(Input::Timeout, checked)).await;
                 // One that has just come in waits for no look.
                 if is_in && let Some(fed) = self.feeds.get(&id) {
                     fed.looked.notify_one();
@@ -265,40 +269,36 @@ impl ProducerState {
             }
             ProducerMessage::End => self.end().await,
             ProducerMessage::Tick => {
+                self.outlet.lose_patience();
                 self.input(Input::Timeout).await;
                 self.ticked.notify_one();
             }
             ProducerMessage::Pulse => {
                 self.look_at_feeds();
+                self.stop_if_over();
                 self.pulse.pass_on();
             }
             ProducerMessage::TaskPanicked(text) => return Err(text.into()),
         }
-        self.errands.retain(|task| !task.is_over());
+        self.looks.retain(|task| !task.is_over());
+        self.refusals.retain(|task| !task.is_over());
         Ok(())
     }
 
     async fn asked(&mut self, asking: Asking) {
-        let id = SubscriberId::new(self.subscribers);
-        self.subscribers = self.subscribers.saturating_add(1);
-        let peer = asking.incoming.peer;
-        let offered = &self.outlet.terms.schema;
-        if *offered != asking.subscribe.schema {
-            let offered = offered.clone();
-            return self.refuse(asking, Refusal::Schema { offered });
-        }
-        let eligible = self.eligible(peer);
-        let has_ticket = asking.subscribe.ticket.is_some();
+        let (id, peer) = (self.outlet.next_subscriber(), asking.incoming.peer);
+        let ask = Ask {
+            peer,
+            schema: asking.subscribe.schema.clone(),
+            eligible: self.eligible(peer),
+            has_ticket: asking.subscribe.ticket.is_some(),
+        };
         self.asking.insert(id, asking);
-        self.input(Input::Asked { id, peer, eligible, has_ticket }).await;
+        self.input(Input::Asked { id, ask }).await;
     }
 
     async fn presented(&mut self, id: SubscriberId, ticket: Bytes) {
         let Some(fed) = self.feeds.get(&id) else { return };
-        if self.outlet.terms.tickets.is_none() {
-            fed.looked.notify_one();
-            return;
-        }
         let peer = fed.peer;
         let mut outputs = Vec::new();
         self.machine.handle(Instant::now(), Input::Renewed { id }, &mut outputs);
@@ -354,8 +354,7 @@ impl ProducerState {
     }
 
     fn set_alarm(&self) {
-        let due = self.machine.next_timeout();
-        self.alarm.send_if_modified(|alarm| std::mem::replace(alarm, due) != due);
+        self.outlet.set_alarm(self.machine.next_timeout());
     }
 
     async fn perform(&mut self, output: Output) {
@@ -401,19 +400,20 @@ impl ProducerState {
             // One that is never done would keep its subscriber waiting for ever.
             let deadline = context.limits.streams.subscribers.ticket_check;
             let verdict = match tokio::time::timeout(deadline, looking).await {
-                Ok(Ok(TicketVerdict::Valid)) => Ok(None),
-                Ok(Ok(TicketVerdict::ValidFor(time))) => Ok(Some(time)),
-                Ok(Ok(TicketVerdict::Invalid)) | Err(_) => Err(()),
+                Ok(Ok(TicketVerdict::Valid)) => Some(Ok(None)),
+                Ok(Ok(TicketVerdict::ValidFor(time))) => Some(Ok(Some(time))),
+                Ok(Ok(TicketVerdict::Invalid)) => Some(Err(())),
                 Ok(Err(_)) => {
                     context.counters.count(Family::Panicked, "stream_ticket");
-                    Err(())
+                    Some(Err(()))
                 }
+                Err(_) => None,
             };
             let _ = me.send_message(ProducerMessage::Looked(id, generation, verdict));
         };
         let here = here!(self.context, Point::ProducerLooks);
         let task = OwnedTask::spawn(&self.me, here, looking, ProducerMessage::TaskPanicked);
-        self.errands.push(task);
+        self.looks.push(task);
     }
 
     fn refuse(&mut self, asking: Asking, refusal: Refusal) {
@@ -423,10 +423,21 @@ impl ProducerState {
         let patience = self.context.limits.header_deadline;
         // How long it takes to hear that is its own affair.
         drop(place);
-        let telling = feed::refuse(incoming, refusal, patience);
+        let (me, outlet, told) =
+            (self.me.clone(), Arc::clone(&self.outlet), Arc::clone(&self.telling));
+        let telling = async move {
+            feed::refuse(incoming, refusal, patience).await;
+            drop(told);
+            // One that has ended waits for this.
+            if outlet.ended().is_some() {
+                let _ = me.send_message(ProducerMessage::End);
+            }
+        };
+        let now = Instant::now();
+        self.told_by = self.told_by.max(now.checked_add(patience).unwrap_or(now));
         let here = here!(self.context, Point::ProducerRefuses);
         let task = OwnedTask::spawn(&self.me, here, telling, ProducerMessage::TaskPanicked);
-        self.errands.push(task);
+        self.refusals.push(task);
     }
 
     async fn accept(&mut self, id: SubscriberId, asking: Asking) {
@@ -504,9 +515,10 @@ impl ProducerState {
         self.stop_if_over();
     }
 
-    /// An ended producer whose subscribers all have got what was sent has nothing more to do.
+    /// An ended producer whose subscribers all have got what was sent, and where all who were refused know why or have had their time, has nothing more to do.
     fn stop_if_over(&self) {
-        if self.outlet.ended().is_some() && self.feeds.is_empty() {
+        let is_told = Arc::strong_count(&self.telling) == 1 || self.told_by <= Instant::now();
+        if self.outlet.ended().is_some() && self.feeds.is_empty() && is_told {
             self.me.stop(None);
         }
     }

@@ -96,6 +96,10 @@ impl<T: Item> ProducerBuilder<T> {
     }
 
     /// How long one consumer may hold up all others under [`WhenFull::Wait`] without taking anything; then it is disconnected as too slow. The default is 30 s.
+    ///
+    /// It counts from the first item that finds no room, sent by [`Producer::send`] or by [`Producer::try_send`], and goes on while the app does not send. It
+    /// counts for each peer: one that subscribes again has what was left, until it has taken what it was behind; it grows back sixteen times slower than it
+    /// was spent.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self

@@ -5,10 +5,11 @@
 //! it harms no other subscriber.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use futures_util::FutureExt;
+use kinfolk_core::bucket::Bucket;
 use kinfolk_core::code::Code;
 use kinfolk_core::stream::Take;
 use kinfolk_core::wire::subscription::{
@@ -214,6 +215,9 @@ async fn feed(arguments: FeedArguments) -> FeedEnd {
     let mut line = Line::new(send, answer.into());
     let mut listening = Listening::Frames;
     let drain = context.limits.drain_deadline;
+    let takes_tickets = seat.outlet.terms.tickets.is_some();
+    let (rate, mut renewals) =
+        (context.limits.streams.subscribers.renewals, Bucket::full(Instant::now()));
     let mut scatters = channel == Channel::Datagram;
     let mut in_a_row = 0_u32;
     loop {
@@ -282,6 +286,13 @@ async fn feed(arguments: FeedArguments) -> FeedEnd {
             News::Written(Err(error)) => return lost(error),
             News::Frame(Ok(ConsumerFrame::Taken { through })) => {
                 seat.outlet.taken(seat.id, through);
+            }
+            // A consumer cannot know that nobody looks at it. As many as would be looked at are ignored.
+            News::Frame(Ok(ConsumerFrame::Renew { .. })) if !takes_tickets => {
+                if !renewals.take(Instant::now(), rate, rate.burst) {
+                    let end = StreamEnd::Misbehaved;
+                    return finish(line, &seat, recv, end, Duration::ZERO).await;
+                }
             }
             News::Frame(Ok(ConsumerFrame::Renew { ticket })) => {
                 // One at a time: what else the consumer says waits in QUIC.

@@ -153,9 +153,6 @@ impl<T: Item> Producer<T> {
             encoded.keep();
             return Ok(number);
         }
-        // Others that come, take and go meanwhile change nothing about whoever takes nothing.
-        let patience = outlet.terms.patience;
-        let (mut held_up, mut since) = (outlet.slowest(), Instant::now());
         loop {
             let (_waiting, room) = outlet.room();
             tokio::pin!(room);
@@ -165,18 +162,13 @@ impl<T: Item> Producer<T> {
                 encoded.keep();
                 return Ok(number);
             }
-            let made = {
-                let _timers = self.shared.context.timers();
-                tokio::time::timeout(patience.saturating_sub(since.elapsed()), room)
-            };
-            if made.await.is_err() {
-                outlet.lose_patience(held_up);
-                (held_up, since) = (outlet.slowest(), Instant::now());
-            }
+            // Whoever is in the way is given up in time by the outlet's patience, whether or not this sender waits on.
+            room.await;
         }
     }
 
-    /// Sends an item if that can be done at once, and returns its number.
+    /// Sends an item if that can be done at once, and returns its number. A consumer that is in the way is disconnected after as long a while as for
+    /// [`Producer::send`].
     ///
     /// # Errors
     ///

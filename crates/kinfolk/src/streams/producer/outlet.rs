@@ -4,7 +4,7 @@
 //! so that a producer that was restarted goes on with the same items and the same numbers.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,8 @@ use futures_util::future::BoxFuture;
 use iroh::EndpointId;
 use kinfolk_core::record::Record;
 use kinfolk_core::stream::{
-    AppendError, Fanout, Piece, Progress, Replay, Schema, StreamName, SubscriberId, Take,
+    AppendError, Fanout, Patience, Piece, Progress, Replay, Schema, StreamName, SubscriberId, Take,
+    patience,
 };
 use kinfolk_core::wire::subscription::{Channel, HEAD_BYTES, Resume, StreamEnd, encode_datagram};
 use ractor::{ActorId, ActorRef};
@@ -46,7 +47,7 @@ pub(crate) struct Terms {
     pub(crate) name: StreamName,
     pub(crate) schema: Schema,
     pub(crate) replay: Replay,
-    /// How long a subscriber may hold up the others.
+    /// How long a peer may hold up the others.
     pub(crate) patience: Duration,
     pub(crate) subscribers: usize,
     pub(crate) admits: Option<Box<Admits>>,
@@ -61,7 +62,11 @@ pub(crate) struct Outlet {
     pub(crate) terms: Terms,
     /// Tells this life of the producer from others of the same name.
     pub(crate) epoch: u64,
-    fanout: Mutex<Fanout>,
+    log: Mutex<Log>,
+    /// When the actor's clock strikes next: for its own machine, or for the patience with a subscriber.
+    alarm: watch::Sender<Option<Instant>>,
+    /// Numbers for subscribers.
+    numbers: AtomicU64,
     /// There are items for whoever has none left.
     more: Notify,
     /// A subscriber that has some left gets nothing more.
@@ -81,6 +86,19 @@ pub(crate) struct Outlet {
     datagrams: Mutex<BTreeMap<SubscriberId, Datagrams>>,
     /// The lines of those who have got everything, and whose feeds wait for more.
     resting: Mutex<Vec<(SubscriberId, Line)>>,
+}
+
+/// The items that wait, and for how long anybody waits for whoever does not take them.
+struct Log {
+    fanout: Fanout,
+    patience: Patience,
+}
+
+impl Log {
+    /// Tells who is subscribed and takes what to the machine that may give up a subscriber. Nobody is given up but by time.
+    fn note(&mut self, input: patience::Input) {
+        self.patience.handle(Instant::now(), input, &mut Vec::new());
+    }
 }
 
 /// A subscriber, from its acceptance on.
@@ -118,10 +136,13 @@ pub(crate) enum NotSent {
 
 impl Outlet {
     pub(crate) fn new(terms: Terms, fanout: Fanout, asking: usize) -> Self {
+        let patience = Patience::new(terms.patience);
         Self {
             terms,
             epoch: rand::random(),
-            fanout: Mutex::new(fanout),
+            log: Mutex::new(Log { fanout, patience }),
+            alarm: watch::Sender::new(None),
+            numbers: AtomicU64::new(0),
             more: Notify::new(),
             overrun: Notify::new(),
             room: Notify::new(),
@@ -138,21 +159,24 @@ impl Outlet {
 
     /// Puts an item in: room for its head, and the item.
     pub(crate) fn put(&self, entry: &mut Vec<u8>, key: Option<&[u8]>) -> Result<Sent, NotSent> {
-        let mut fanout = lock(&self.fanout);
+        let mut log = lock(&self.log);
         // Under the lock: what is taken before the end is delivered before it.
         if self.has_ended.load(Ordering::Acquire)
             && let Some(end) = self.ended()
         {
             return Err(NotSent::Ended(end));
         }
-        let appended = match fanout.append(entry, key) {
+        let appended = match log.fanout.append(entry, key) {
             Ok(appended) => appended,
-            Err(AppendError::Full) => return Ok(Sent::Full),
+            Err(AppendError::Full) => {
+                self.held_up(&mut log, entry);
+                return Ok(Sent::Full);
+            }
             Err(error) => return Err(NotSent::Refused(error)),
         };
-        let is_datagram = fanout.channel() == Channel::Datagram;
-        let overrun = if appended.has_overrun { fanout.overrun() } else { Vec::new() };
-        drop(fanout);
+        let is_datagram = log.fanout.channel() == Channel::Datagram;
+        let overrun = if appended.has_overrun { log.fanout.overrun() } else { Vec::new() };
+        drop(log);
         if is_datagram {
             self.scatter(appended.number, entry.get(HEAD_BYTES..).unwrap_or_default());
         }
@@ -187,23 +211,54 @@ impl Outlet {
         }
     }
 
-    /// Who holds up the others, and how many items it has taken.
-    pub(crate) fn slowest(&self) -> Option<(SubscriberId, u64)> {
-        let mut fanout = lock(&self.fanout);
-        let slowest = fanout.holding_up()?;
-        fanout.progress(slowest).map(|progress| (slowest, progress.items))
+    /// There is no room for an item: patience with those who are in its way begins to run out.
+    fn held_up(&self, log: &mut Log, entry: &[u8]) {
+        let (Log { fanout, patience }, now) = (log, Instant::now());
+        for (id, behind) in fanout.holding_up(entry) {
+            patience.handle(now, patience::Input::HoldsUp { id, behind }, &mut Vec::new());
+        }
+        // An alarm that is early is set again when it strikes, so that a clock that stops and starts wakes nobody.
+        let due = patience.next_timeout();
+        self.alarm.send_if_modified(|alarm| {
+            let is_sooner = due.is_some_and(|due| alarm.is_none_or(|at| due < at));
+            if is_sooner {
+                *alarm = due;
+            }
+            is_sooner
+        });
     }
 
-    /// Disconnects the subscriber that has held up the others for too long, if it still does and has taken nothing meanwhile.
-    pub(crate) fn lose_patience(&self, held_up: Option<(SubscriberId, u64)>) {
-        let slowest = self.slowest().filter(|slowest| Some(*slowest) == held_up);
-        if let Some((slowest, _)) = slowest {
-            let mut fanout = lock(&self.fanout);
-            fanout.give_up(slowest);
-            drop(fanout);
+    /// Disconnects those who have held up the others for too long.
+    pub(crate) fn lose_patience(&self) {
+        let mut given_up = Vec::new();
+        let mut log = lock(&self.log);
+        log.patience.handle(Instant::now(), patience::Input::Timeout, &mut given_up);
+        for patience::Output::GiveUp(id) in &given_up {
+            log.fanout.give_up(*id);
+        }
+        drop(log);
+        if !given_up.is_empty() {
             self.overrun.notify_waiters();
             self.make_room();
         }
+    }
+
+    /// What the actor's clock goes by.
+    pub(crate) fn alarm(&self) -> watch::Receiver<Option<Instant>> {
+        self.alarm.subscribe()
+    }
+
+    /// Sets the alarm for what the actor waits for, unless patience with somebody is over sooner.
+    pub(crate) fn set_alarm(&self, due: Option<Instant>) {
+        // Under the lock, or a clock that starts meanwhile were not heard.
+        let log = lock(&self.log);
+        let due = due.into_iter().chain(log.patience.next_timeout()).min();
+        self.alarm.send_if_modified(|alarm| std::mem::replace(alarm, due) != due);
+    }
+
+    /// A subscriber that nobody was before.
+    pub(crate) fn next_subscriber(&self) -> SubscriberId {
+        SubscriberId::new(self.numbers.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Registers a sender that waits for room.
@@ -230,7 +285,17 @@ impl Outlet {
 
     /// Takes what a subscriber gets next.
     pub(crate) fn take(&self, id: SubscriberId, budget: usize, pieces: &mut Vec<Piece>) -> Take {
-        let taken = lock(&self.fanout).take(id, budget, pieces);
+        let mut log = lock(&self.log);
+        let taken = log.fanout.take(id, budget, pieces);
+        if taken == Take::Pieces && !log.patience.is_idle() {
+            let items = pieces.iter().map(|piece| match piece {
+                Piece::Items { count, .. } => *count,
+                Piece::Missed(_) | Piece::Superseded(_) => 0,
+            });
+            let items = items.fold(0, u64::saturating_add);
+            log.note(patience::Input::Took { id, items });
+        }
+        drop(log);
         if taken == Take::Pieces {
             self.make_room();
         }
@@ -239,23 +304,26 @@ impl Outlet {
 
     /// A subscriber gets nothing more.
     pub(crate) fn give_up(&self, id: SubscriberId) {
-        lock(&self.fanout).give_up(id);
+        let mut log = lock(&self.log);
+        log.fanout.give_up(id);
+        log.note(patience::Input::Left { id });
+        drop(log);
         self.make_room();
     }
 
     /// A subscriber is to get what there is, since nothing comes after.
     pub(crate) fn hurry(&self, id: SubscriberId) {
-        lock(&self.fanout).hurry(id);
+        lock(&self.log).fanout.hurry(id);
     }
 
     /// Whether a subscriber gets nothing more, as it has fallen too far behind.
     pub(crate) fn is_over(&self, id: SubscriberId) -> bool {
-        lock(&self.fanout).is_over(id)
+        lock(&self.log).fanout.is_over(id)
     }
 
     /// A subscriber has taken everything below this number.
     pub(crate) fn taken(&self, id: SubscriberId, through: u64) {
-        lock(&self.fanout).taken(id, through);
+        lock(&self.log).fanout.taken(id, through);
     }
 
     /// Gives a subscriber a seat: until it is dropped, items are kept for it. Returns the number of its first one too.
@@ -266,7 +334,10 @@ impl Outlet {
         resume: Option<Resume>,
     ) -> (Seat, u64) {
         let resume = resume.filter(|resume| resume.epoch == self.epoch).map(|resume| resume.next);
-        let next = lock(&self.fanout).subscribe(id, resume, self.terms.replay);
+        let mut log = lock(&self.log);
+        let next = log.fanout.subscribe(id, resume, self.terms.replay);
+        log.note(patience::Input::Came { id, peer });
+        drop(log);
         self.subscribers.send_modify(|subscribers| {
             subscribers.insert(id, Subscribed { peer, since: Instant::now() });
         });
@@ -274,11 +345,11 @@ impl Outlet {
     }
 
     pub(crate) fn channel(&self) -> Channel {
-        lock(&self.fanout).channel()
+        lock(&self.log).fanout.channel()
     }
 
     pub(crate) fn progress(&self, id: SubscriberId) -> Option<Progress> {
-        lock(&self.fanout).progress(id)
+        lock(&self.log).fanout.progress(id)
     }
 
     pub(crate) fn subscribers(&self) -> watch::Receiver<BTreeMap<SubscriberId, Subscribed>> {
@@ -296,7 +367,7 @@ impl Outlet {
 
     /// Ends the producer; the first reason stays.
     pub(crate) fn end(&self, end: StreamEnd) {
-        let fanout = lock(&self.fanout);
+        let mut log = lock(&self.log);
         self.end.send_if_modified(|ended| {
             let is_first = ended.is_none();
             if is_first {
@@ -305,7 +376,8 @@ impl Outlet {
             is_first
         });
         self.has_ended.store(true, Ordering::Release);
-        drop(fanout);
+        log.note(patience::Input::End);
+        drop(log);
         self.more.notify_waiters();
         self.room.notify_waiters();
         // An actor that is away learns it when it is back.
@@ -390,7 +462,10 @@ impl Drop for Seat {
     fn drop(&mut self) {
         drop(self.resume());
         lock(&self.outlet.datagrams).remove(&self.id);
-        lock(&self.outlet.fanout).unsubscribe(self.id);
+        let mut log = lock(&self.outlet.log);
+        log.fanout.unsubscribe(self.id);
+        log.note(patience::Input::Left { id: self.id });
+        drop(log);
         self.outlet.make_room();
         self.outlet.subscribers.send_modify(|subscribers| {
             subscribers.remove(&self.id);

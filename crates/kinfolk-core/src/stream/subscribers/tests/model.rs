@@ -44,7 +44,7 @@ impl Model {
         self.decide(|place| {
             let is_late = place.check.is_some_and(|(_, late)| late <= now);
             if is_late && !place.is_accepted {
-                return Some(refuse(place.id, Refusal::BadTicket));
+                return Some(refuse(place.id, Refusal::Unchecked));
             }
             if is_late {
                 place.check = None;
@@ -118,7 +118,7 @@ impl Pair {
             renewals: Rate::new(2, 5 * SECOND),
             ..SubscriberLimits::default()
         };
-        let machine = Subscribers::new(limits.clone(), requires_ticket);
+        let machine = Subscribers::new(limits.clone(), SCHEMA, requires_ticket);
         let model = Model { limits, requires_ticket, places: Vec::new(), is_ended: false };
         let (checks, fates) = (Vec::new(), BTreeMap::new());
         Self { machine, model, now: Instant::now(), asked: 0, checks, fates }
@@ -142,14 +142,11 @@ impl Pair {
             Event::Ask(from, eligible, has_ticket) => {
                 self.asked += 1;
                 let number = self.asked;
-                input = Input::Asked {
-                    id: id(number),
-                    peer: peer(*from),
-                    eligible: *eligible,
-                    has_ticket: *has_ticket,
-                };
+                let (peer, eligible, has_ticket) = (peer(*from), *eligible, *has_ticket);
+                let ask = Ask { peer, schema: SCHEMA, eligible, has_ticket };
+                input = Input::Asked { id: id(number), ask };
                 self.fates.insert(number, Fate::default());
-                if let Some(refusal) = self.model.refusal(*from, *eligible, *has_ticket) {
+                if let Some(refusal) = self.model.refusal(*from, eligible, has_ticket) {
                     want.push(refuse(number, refusal));
                 } else {
                     let is_accepted = !self.model.requires_ticket;

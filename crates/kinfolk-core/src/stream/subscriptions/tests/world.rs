@@ -357,6 +357,7 @@ fn word() -> impl Strategy<Value = Word> {
         Just(Refusal::NoCapacity),
         Just(Refusal::UnknownPeer),
         Just(Refusal::Ended),
+        Just(Refusal::Unchecked),
     ];
     let end = prop_oneof![
         Just(StreamEnd::Finished),

@@ -1,0 +1,130 @@
+//! What consumers that are refused cost, and that they are told why.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kinfolk::{Node, Refusal, Schema, TicketVerdict};
+use kinfolk_core::wire::subscription::{Answered, ConsumerFrame};
+use kinfolk_tests::support::wait::{eventually, live_tasks, within};
+use tokio::sync::Notify;
+
+use crate::cheats::{Consuming, answered, asking, subscribe};
+use crate::scene::{
+    SOON, TICKS, alone, consumer, discovering, exactly, from, narrow, over, pair, produced,
+    producer, receives, send, subscribed,
+};
+
+/// Bytes that a consumer takes before it reads: that its stream is served fits, and why it is refused does not.
+const NARROW: u32 = 4;
+
+/// A subscription to the same name with other items.
+fn mistaken(id: u64) -> ConsumerFrame {
+    let mut asking = asking(id);
+    asking.schema = Schema::new("tock", 1);
+    ConsumerFrame::Subscribe(asking)
+}
+
+/// How many were refused, for whatever reason.
+async fn refused(node: &Node) -> u64 {
+    node.metrics().await.expect("it is up").streams.subscriptions_refused.values().sum()
+}
+
+/// Streams of peers that are being served by the node's part for subscriptions, and streams of peers in all.
+async fn served(node: &Node) -> (usize, usize) {
+    let metrics = node.metrics().await.expect("it is up");
+    (metrics.protocols["kinfolk/stream/1"].active, metrics.streams_inbound)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_consumers_that_never_read_hold_no_place_and_nothing_for_longer_than_their_deadline()
+ {
+    let mut limits = narrow();
+    limits.streams.subscribers.asking = 4;
+    let deadline = limits.header_deadline;
+    let node = discovering(1).limits(limits).spawn().await.expect("it starts");
+    let producer = producer(&node).await;
+    let cheat = Consuming::with_window(&node, 77, NARROW).await;
+    let tasks = live_tasks();
+    let mut open = Vec::new();
+    for id in 0..100 {
+        open.push(cheat.asks(&[mistaken(id)]).await);
+        eventually(SOON, "it is refused", async || refused(&node).await == id + 1).await;
+    }
+    let begun = Instant::now();
+    // Others find a place at once.
+    let honest = from(2, node.addr()).await;
+    let mut received = consumer(&honest).await;
+    subscribed(&producer, 1).await;
+    send(&producer, 0..10).await;
+    receives(&mut received, 0..10).await;
+    drop(received);
+    over([honest]).await;
+    exactly(&producer, 0).await;
+    eventually(SOON, "nothing is held", async || served(&node).await == (0, 0)).await;
+    eventually(SOON, "no task is left", async || live_tasks() <= tasks).await;
+    let late = Duration::from_secs(8);
+    assert!(begun.elapsed() < deadline + late, "it takes {:?}", begun.elapsed());
+    // They were let go by the node: all are still open at the other end.
+    assert_eq!(open.len(), 100);
+    over([node]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_subscribes_a_thousand_times_while_it_is_refused_takes_nobodys_place() {
+    let (node, honest) = pair().await;
+    let producer = producer(&node).await;
+    let cheat = Consuming::at(&node, 77).await;
+    let mut open = Vec::new();
+    for id in 0..1_000 {
+        let (send, mut receive) = cheat.asks(&[mistaken(id)]).await;
+        let refusal = Refusal::Schema { offered: Schema::new("tick", 1) };
+        assert_eq!(answered(&mut receive).await, Answered::Refused(refusal));
+        open.push((send, receive));
+    }
+    assert_eq!((refused(&node).await, producer.consumers().len()), (1_000, 0));
+    let mut received = consumer(&honest).await;
+    subscribed(&producer, 1).await;
+    send(&producer, 0..10).await;
+    receives(&mut received, 0..10).await;
+    // Nor is it kept out: it is served as soon as it asks for what there is.
+    let (_send, mut receive) = cheat.asks(&[subscribe(1_000)]).await;
+    assert!(matches!(answered(&mut receive).await, Answered::Accepted(_)));
+    drop((open, received));
+    over([node, honest]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_answer_when_the_producer_ends_is_told_that_it_has_ended() {
+    let mut limits = narrow();
+    limits.header_deadline = SOON;
+    let node = discovering(1).limits(limits).spawn().await.expect("it starts");
+    let cheat = Consuming::with_window(&node, 77, NARROW).await;
+    let tasks = live_tasks();
+    let looked = Arc::new(Notify::new());
+    let looks = Arc::clone(&looked);
+    let builder = node.producer(TICKS).tickets(move |_, _| {
+        looks.notify_one();
+        std::future::pending::<TicketVerdict>()
+    });
+    let producer = produced(builder).await;
+    let mut asks = asking(1);
+    asks.ticket = Some(b"whatever".to_vec());
+    let (_send, mut receive) = cheat.asks(&[ConsumerFrame::Subscribe(asks)]).await;
+    within(SOON, "a look at the ticket", looked.notified()).await;
+    within(SOON, "the end", producer.finish()).await;
+    eventually(SOON, "it is refused", async || refused(&node).await == 1).await;
+    // Only now does it read, and only now is there room for the reason.
+    assert_eq!(answered(&mut receive).await, Answered::Refused(Refusal::Ended));
+    eventually(SOON, "nothing is left", async || live_tasks() <= tasks).await;
+    over([node]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_what_nobody_produces_and_never_reads_is_let_go_too() {
+    let node = alone(1).await;
+    let cheat = Consuming::with_window(&node, 77, NARROW).await;
+    let _open = cheat.asks(&[subscribe(1)]).await;
+    eventually(SOON, "it is refused", async || refused(&node).await == 1).await;
+    eventually(SOON, "nothing is held", async || served(&node).await == (0, 0)).await;
+    over([node]).await;
+}
