@@ -1,13 +1,17 @@
-//! The quota of exchanges: how often, and with how many bytes, one peer has its exchanges answered.
+//! The quota of exchanges: how often, and with how many bytes, one peer has its exchanges answered; and the places that all peers share.
 //!
 //! It decides for Discovery whether an exchange that a peer opens is answered. Catalogs are meant to be complete, so a peer may
-//! have all of it; it may not have it again and again. It never cuts an exchange under way, which has bounds of its own, and never
-//! counts what this node opens itself.
+//! have all of it; it may not have it again and again. The quota never cuts an exchange under way, which has bounds of its own, and never
+//! counts what this node opens itself. Where all places are taken, [`room`] says whether one of those that have them makes room.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use iroh_base::EndpointId;
+
+mod places;
+
+pub use places::{Place, Room, room};
 
 /// What one peer is granted, and how many peers are counted.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -336,6 +336,10 @@ pub struct DiscoveryMetrics {
     pub exchanges_outbound: usize,
     /// Exchanges under way that peers have opened (gauge).
     pub exchanges_inbound: usize,
+    /// Walkers with a visit under way (gauge).
+    pub walkers_visiting: usize,
+    /// Walkers that wait for their next visit (gauge). One that has failed is among neither until it is started again.
+    pub walkers_resting: usize,
     /// Exchanges that ended, by how. Their bytes are among those of the protocol `kinfolk/exchange/1`.
     pub exchanges: BTreeMap<&'static str, u64>,
     /// Signatures checked.
@@ -520,6 +524,12 @@ impl Metrics {
             "Exchanges under way by who opened them.",
             "direction",
             &[("outbound", discovery.exchanges_outbound), ("inbound", discovery.exchanges_inbound)],
+        );
+        text.labelled_gauge(
+            "walkers",
+            "Walkers by what they do.",
+            "state",
+            &[("visiting", discovery.walkers_visiting), ("resting", discovery.walkers_resting)],
         );
         text.gauge(
             "neighbours",

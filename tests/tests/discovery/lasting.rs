@@ -13,7 +13,8 @@ use kinfolk_tests::support::teller::{departure, exchange, key, lore, record};
 use kinfolk_tests::support::wait::{eventually, within};
 
 use crate::scene::{
-    SOON, all_know_all, alone, count, discovering, from, knows, over, short_silence,
+    SOON, all_know_all, alone, count, discovering, falls_silent, from, is_started, knows, over,
+    short_silence,
 };
 
 async fn group(keys: std::ops::RangeInclusive<u8>) -> Vec<Node> {
@@ -24,25 +25,6 @@ async fn group(keys: std::ops::RangeInclusive<u8>) -> Vec<Node> {
     }
     all_know_all(&nodes).await;
     nodes
-}
-
-fn is_started(event: &NodeEvent) -> bool {
-    matches!(event, NodeEvent::ExchangeStarted { .. })
-}
-
-/// Waits until no exchange begins at the node for a while.
-async fn falls_silent(node: &Node) {
-    let mut log = EventLog::of(node).await;
-    within(SOON * 2, "silence", async {
-        loop {
-            let before = log.count(is_started);
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            if log.count(is_started) == before {
-                return;
-            }
-        }
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

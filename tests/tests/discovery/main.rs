@@ -6,6 +6,7 @@ mod finding;
 mod lasting;
 mod leaving;
 mod memory;
+mod news;
 mod scene;
 mod strangers;
 mod topics;

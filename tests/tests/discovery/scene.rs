@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use kinfolk::{EndpointId, Limits, Metrics, Node, NodeBuilder, Peer};
+use kinfolk::{EndpointId, Limits, Metrics, Node, NodeBuilder, NodeEvent, Peer};
+use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::node::{builder, quick_limits};
-use kinfolk_tests::support::wait::eventually;
+use kinfolk_tests::support::wait::{eventually, within};
 
 /// How long news may take on a busy machine; it takes milliseconds on an idle one.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -39,6 +40,26 @@ pub async fn all_know_all(nodes: &[Node]) {
     }
 }
 
+/// Whether an exchange begins.
+pub fn is_started(event: &NodeEvent) -> bool {
+    matches!(event, NodeEvent::ExchangeStarted { .. })
+}
+
+/// Waits until no exchange begins at the node for a while.
+pub async fn falls_silent(node: &Node) {
+    let mut log = EventLog::of(node).await;
+    within(SOON * 2, "silence", async {
+        loop {
+            let before = log.count(is_started);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if log.count(is_started) == before {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
 /// Shuts all nodes down.
 pub async fn over(nodes: impl IntoIterator<Item = Node>) {
     let ends = nodes.into_iter().map(|node| tokio::spawn(async move { node.shutdown().await }));
@@ -58,4 +79,12 @@ pub fn short_silence() -> Limits {
 /// A number of the node, zero if it is not there.
 pub async fn count(node: &Node, read: impl Fn(&Metrics) -> Option<u64>) -> u64 {
     read(&node.metrics().await.expect("it runs")).unwrap_or(0)
+}
+
+/// As [`short_silence`]; and walkers that are woken visit somebody, and then rest for longer than any test takes.
+pub fn resting() -> Limits {
+    let mut limits = short_silence();
+    let day = Duration::from_hours(24);
+    (limits.walk.first_wait, limits.walk.longest_wait) = (day, day);
+    limits
 }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use iroh::endpoint::{RecvStream, SendStream};
 use kinfolk::{Code, Direction, ExchangeError, NodeEvent, Record, SecretKey};
 use kinfolk_core::record::UnixMillis;
-use kinfolk_core::wire::StreamMode;
-use kinfolk_core::wire::exchange::{Message, Relayed};
+use kinfolk_core::wire::exchange::{MESSAGE_MAX, Message, Relayed, Rest, Turn};
+use kinfolk_core::wire::{LENGTH_BYTES, StreamMode, frame};
 use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::guest::{Guest, header, hello};
 use kinfolk_tests::support::stranger::Stranger;
@@ -232,6 +233,47 @@ async fn a_crowd_of_silent_exchanges_keeps_no_newcomer_out() {
     let displaced = count(&node, |metrics| metrics.discovery.exchanges.get("displaced").copied());
     assert!(displaced.await > 0, "the crowd took no places");
     over([node, newcomer, late]).await;
+}
+
+/// Answers each message of the node after a while, always as if there were more to say.
+async fn talk_on(mut send: SendStream, mut receive: RecvStream) {
+    let more = Message::Turn(Turn { rest: Rest::More, ..Turn::default() });
+    let more = more.encode().expect("a message");
+    let mut acknowledgement = [0];
+    let mut end = receive.read_exact(&mut acknowledgement).await;
+    while end.is_ok() {
+        let mut prefix = [0; LENGTH_BYTES];
+        end = receive.read_exact(&mut prefix).await;
+        let length = frame::length(prefix, MESSAGE_MAX).expect("a length within bounds");
+        end = end.and(receive.read_exact(&mut vec![0; length]).await);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let _ = send.write_all(&more).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_that_always_has_something_to_say_keeps_no_newcomer_out() {
+    let mut limits = short_silence();
+    limits.exchange.silence = SOON;
+    let places = limits.exchanges_inbound;
+    let node = discovering(1).limits(limits).spawn().await.expect("it starts");
+    let mut crowd = Vec::new();
+    for n in 0..places {
+        let stranger = Stranger::bind(key(u32::try_from(n).expect("few"))).await;
+        let guest = Guest::enter(&stranger, &node, hello(1, 1)).await;
+        let ask = [header(EXCHANGE, StreamMode::Eager), opening(lore(stranger.id(), []))].concat();
+        let (send, receive) = guest.ask(&ask).await;
+        crowd.push((stranger, guest, tokio::spawn(talk_on(send, receive))));
+    }
+    let newcomer = Stranger::bind(66).await;
+    let guest = Guest::enter(&newcomer, &node, hello(1, 1)).await;
+    eventually(SOON, "a place", async || {
+        exchange(&guest, lore(newcomer.id(), [])).await.is_complete()
+    })
+    .await;
+    let displaced = count(&node, |metrics| metrics.discovery.exchanges.get("displaced").copied());
+    assert_eq!(displaced.await, 1);
+    over([node]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

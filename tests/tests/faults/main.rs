@@ -2,6 +2,7 @@
 //! event, the siblings live on, every ask has its outcome, the node is usable or has ended with the cause, and nothing is left over.
 
 mod cycles;
+mod discovery;
 mod flows;
 mod never;
 mod provoke;

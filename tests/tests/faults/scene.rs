@@ -47,10 +47,10 @@ pub(crate) fn limits() -> Limits {
 }
 
 /// A directory that is gone with the scene.
-pub(crate) struct Scratch(PathBuf);
+pub(crate) struct Scratch(pub(crate) PathBuf);
 
 impl Scratch {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static MADE: AtomicU64 = AtomicU64::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let name = format!("kinfolk-faults-{}-{number}", std::process::id());

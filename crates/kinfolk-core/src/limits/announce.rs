@@ -11,9 +11,9 @@ use crate::record::Ttl;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnnounceLimits {
     /// The longest time between two announcements of a record that has not changed; each time is drawn between half of it
-    /// and the whole, and is never longer than two thirds of the record's ttl. Default 20 min, two thirds of the default
-    /// ttl. What all nodes together announce has to fit into `relayer_rate`: 10 per second are 9 000 nodes; a larger
-    /// network wants a longer ttl and period.
+    /// and the whole, and is never longer than two thirds of the record's ttl. A record that is renewed before, as it is after a third to a
+    /// half of its ttl, is announced then. Default 20 min, two thirds of the default ttl: with both a record is announced every 12 min. What
+    /// all nodes together announce has to fit into `relayer_rate`: 10 per second are 7 000 nodes; a larger network wants a longer ttl and period.
     pub period: Duration,
     /// How old, by its own time of issue and our clock, a record may be that is taken from an announcement and passed on.
     /// Default 10 min: far more than an announcement is on its way, and what clocks may differ by. It has to be shorter than

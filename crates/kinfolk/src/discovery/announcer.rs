@@ -20,6 +20,7 @@ use kinfolk_core::walk::{Hearsay, View};
 use kinfolk_core::wire::StreamMode;
 use kinfolk_core::wire::frame::{self, LENGTH_BYTES};
 use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tracing::debug;
 
@@ -284,8 +285,7 @@ impl AnnouncerState {
                 let source = Source::Peer { peer: from, reach };
                 self.context.note(catalog::Input::Heard { sighting, source });
             }
-            // Discovery renews the record by a clock of its own, and more often.
-            Output::Refresh => {}
+            Output::Refresh => self.context.refresh_own(),
             Output::NeighbourUp(peer) => {
                 debug!(peer = %peer.fmt_short(), "a new neighbour");
                 self.context.note_neighbours(self.machine.neighbours().iter().copied());
@@ -414,9 +414,8 @@ impl AnnouncerState {
     }
 
     fn send(&mut self, peer: EndpointId, frame: Bytes) {
-        let stream = self.streams.get(&peer).and_then(|streams| streams.first());
-        let sent = stream.is_some_and(|stream| stream.frames.try_send(frame).is_ok());
-        if !sent && self.streams.contains_key(&peer) {
+        let streams = self.streams.get(&peer).into_iter().flatten();
+        if !hand_over(frame, streams.map(|stream| &stream.frames)) {
             self.end(peer, Code::Busy);
             self.gone(peer);
         }
@@ -490,6 +489,22 @@ impl AnnouncerState {
     }
 }
 
+/// Hands a frame to the first writer that is not over. Of those that are, word is on its way: the frame is lost where there is no other, as
+/// what they had not written is. Returns whether it was not too much for who has to take it.
+fn hand_over<'a>(
+    mut frame: Bytes,
+    writers: impl IntoIterator<Item = &'a mpsc::Sender<Bytes>>,
+) -> bool {
+    for writer in writers {
+        match writer.try_send(frame) {
+            Ok(()) => return true,
+            Err(TrySendError::Full(_)) => return false,
+            Err(TrySendError::Closed(unsent)) => frame = unsent,
+        }
+    }
+    true
+}
+
 /// The code that a stream is to be cut with. Cancel safe.
 async fn told(cut: &mut watch::Receiver<Option<Code>>) -> Code {
     let code = cut.wait_for(Option::is_some).await.ok().and_then(|code| *code);
@@ -558,5 +573,32 @@ async fn read(
         if !tell(body.into(), place) {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_goes_to_the_first_writer_that_is_not_over() {
+        let ((first, mut read), (second, mut other)) = (mpsc::channel(8), mpsc::channel(8));
+        let writers = [first, second];
+        assert!(hand_over(Bytes::from_static(b"one"), &writers));
+        assert_eq!(read.try_recv().unwrap(), "one");
+        drop(read);
+        assert!(hand_over(Bytes::from_static(b"two"), &writers));
+        assert_eq!(other.try_recv().unwrap(), "two");
+        drop(other);
+        assert!(hand_over(Bytes::from_static(b"three"), &writers), "word of both is on its way");
+    }
+
+    #[test]
+    fn a_writer_that_is_too_far_behind_is_not_passed_over() {
+        let ((first, _read), (second, mut other)) = (mpsc::channel(1), mpsc::channel(1));
+        let writers = [first, second];
+        assert!(hand_over(Bytes::from_static(b"one"), &writers));
+        assert!(!hand_over(Bytes::from_static(b"two"), &writers));
+        assert!(other.try_recv().is_err(), "frames keep their order");
     }
 }

@@ -144,8 +144,9 @@ pub enum ExchangeError {
     /// The peer took too long.
     #[error("the peer took too long")]
     TimedOut,
-    /// The peer was silent while others waited for its place. Another exchange goes on with the rest.
-    #[error("the peer was silent while others waited for its place")]
+    /// The peer was silent, or the exchange took long, while another peer wanted its place. What came is kept, and another exchange goes
+    /// on with the rest.
+    #[error("it made room for the exchange of another peer")]
     Displaced,
     /// As many exchanges run as the limits allow.
     #[error("as many exchanges run as the limits allow")]

@@ -115,6 +115,8 @@ impl Context {
     /// Saves the peers that are worth it whenever they have changed. Nothing to do where nothing is kept.
     pub(crate) async fn keep_anchors(&self) {
         let Some(keep) = &self.keep else { return std::future::pending().await };
+        // The Discovery before may have failed while it gathered.
+        self.save_anchors().await;
         loop {
             keep.changed.notified().await;
             tokio::time::sleep(GATHER).await;

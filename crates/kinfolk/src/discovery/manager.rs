@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use iroh::EndpointId;
+use kinfolk_core::bucket::{Bucket, Rate};
 use kinfolk_core::catalog;
 use kinfolk_core::record::Seq;
 use kinfolk_core::walk::Wake;
@@ -48,8 +49,8 @@ use exchanges::Running;
 /// How long a child may take to start: local work that awaits nobody.
 const CHILD_START: Duration = Duration::from_secs(1);
 
-/// Walkers are woken at most this often since the app looks for somebody.
-const SOUGHT_PAUSE: Duration = Duration::from_secs(10);
+/// How often walkers are woken since the app looks for somebody: who looks asks again and again.
+const SOUGHT_RATE: Rate = Rate::new(1, Duration::from_secs(10));
 
 /// The longest wait before the announcer is started again. It doubles from a second on, the first time there is none, and it never gives up: without it news comes by exchanges.
 const ANNOUNCER_PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -75,8 +76,8 @@ pub(crate) enum DiscoveryMessage {
     Expire,
     /// It is time for a new record of this node.
     Renew,
-    /// What this node says of itself has changed.
-    OwnNews,
+    /// There is something new about this node.
+    OwnNews(OwnNews),
     /// A number for a record of this node is saved where it has to be.
     Numbered(Seq, Saying),
     /// There are peers with a session of which no record is known.
@@ -117,6 +118,17 @@ impl From<Incoming> for DiscoveryMessage {
     }
 }
 
+/// What is new about this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OwnNews {
+    /// What its record says.
+    Said,
+    /// Nothing: its record is too old to be told as news.
+    Aged,
+    /// In which secret topics it takes part, which is in no record.
+    Secret,
+}
+
 /// What a record of this node is to say.
 pub(crate) enum Saying {
     /// That it is there.
@@ -130,13 +142,15 @@ pub(crate) struct DiscoveryState {
     me: ActorRef<DiscoveryMessage>,
     context: Arc<Context>,
     walkers: HashMap<ActorId, Watched<WalkerMessage>>,
+    /// How often all walkers were woken.
+    wakes: u64,
     announcer: Option<Watched<AnnouncerMessage>>,
     /// It has said farewell, and says nothing more of itself.
     has_departed: bool,
     /// What it says next is new, and worth a visit.
     has_news: bool,
-    /// When walkers were last woken since the app looks for somebody.
-    sought_at: Option<Instant>,
+    /// How often walkers may be woken since the app looks for somebody.
+    sought: Bucket,
     /// Failures of the announcer in a row, and since when it has been well.
     announcer_failures: u32,
     announcer_since: Option<Instant>,
@@ -207,11 +221,12 @@ impl Discovery {
         let mut state = DiscoveryState {
             me: myself,
             walkers: HashMap::new(),
+            wakes: 0,
             announcer: None,
             // One that is restarted while the node drains says nothing more.
             has_departed: context.is_draining(),
             has_news: false,
-            sought_at: None,
+            sought: Bucket::full(Instant::now()),
             announcer_failures: 0,
             announcer_since: None,
             exchanges: HashMap::new(),
@@ -241,8 +256,10 @@ impl Discovery {
         let places = state.context.limits.exchanges_inbound.saturating_add(1);
         let service = Service::actor(state.me.clone()).concurrency(places);
         state.context.serve_own(EXCHANGE, service);
-        state.met();
+        state.meet_again();
         state.found();
+        // What an earlier one has counted is over.
+        state.count_running();
         Ok(state)
     }
 
@@ -265,6 +282,7 @@ impl Discovery {
         let Some((actor, end)) = child_end(event) else { return Ok(()) };
         here!(state.context, Point::DiscoverySupervise).pass().await?;
         if let Some(walker) = state.walkers.remove(&actor) {
+            state.count_running();
             return state.walker_failed(&state.cause(end, &walker.lost));
         }
         if let Some(announcer) = state.announcer.take_if(|own| own.actor.get_id() == actor) {
@@ -304,7 +322,7 @@ impl DiscoveryState {
                 self.renew();
                 self.renewed.notify_one();
             }
-            M::OwnNews => self.own_news(),
+            M::OwnNews(news) => self.own_news(news),
             M::Numbered(seq, Saying::Present) => self.say_present(seq),
             M::Numbered(seq, Saying::Departed(reply)) => self.say_departed(seq, reply),
             M::Met => self.met(),
@@ -320,7 +338,10 @@ impl DiscoveryState {
             M::Found => self.found(),
             M::ErrandOver(link) => self.let_go(link),
             M::Depart(reply) => self.depart(reply),
-            M::StartWalker => self.start_walker().await?,
+            M::StartWalker => {
+                self.start_walker().await?;
+                self.meet_again();
+            }
             M::StartAnnouncer => self.start_announcer().await,
             M::Pulse => self.watch()?,
             M::TaskPanicked(text) => return Err(text.into()),
@@ -332,9 +353,19 @@ impl DiscoveryState {
 }
 
 impl DiscoveryState {
-    /// Has peers visited that have a session and no record, unless an exchange with them is under way already. One visit is enough, by a
-    /// walker that has none under way if there is such a one.
+    /// Has peers visited that have a session and no record, unless an exchange with them is under way already. One visit is enough; they are
+    /// dealt out in turn, to walkers that have none under way first.
     fn met(&mut self) {
+        if self.walkers.is_empty() {
+            // They wait for the next one.
+            return;
+        }
+        let is_busy = |walker: &ActorId| {
+            self.exchanges.values().any(|running| running.wanted.walkers.contains(walker))
+        };
+        let mut walkers: Vec<_> = self.walkers.iter().collect();
+        walkers.sort_by_key(|(walker, _)| is_busy(walker));
+        let mut turns = walkers.iter().cycle();
         let known = self.context.records.snapshot();
         for peer in self.context.records.met.take() {
             // The keys are of sessions: they are valid.
@@ -343,28 +374,28 @@ impl DiscoveryState {
             if is_asked || known.get(&peer).is_some() {
                 continue;
             }
-            let is_idle = |walker: &ActorId| {
-                self.exchanges.values().all(|running| !running.wanted.walkers.contains(walker))
-            };
-            let idle = self.walkers.iter().find(|(walker, _)| is_idle(walker));
-            if let Some((_, walker)) = idle.or_else(|| self.walkers.iter().next()) {
+            if let Some((_, walker)) = turns.next() {
                 walker.tell(WalkerMessage::Wake(Wake::Appeared(peer)));
             }
         }
     }
 
+    /// The same for all of them: who was told of them before may have failed.
+    fn meet_again(&mut self) {
+        self.context.note_strangers();
+        self.met();
+    }
+
     /// Has the walkers look around for somebody whom the app wants and this node does not know, at a bounded rate: an app may want many.
     fn sought(&mut self) {
-        let now = Instant::now();
-        let is_soon = |at: Instant| now.saturating_duration_since(at) < SOUGHT_PAUSE;
-        if !self.sought_at.is_some_and(is_soon) {
-            self.sought_at = Some(now);
+        if self.sought.take(Instant::now(), SOUGHT_RATE, SOUGHT_RATE.burst) {
             self.wake(Wake::Changed);
         }
     }
 
     /// Tells all walkers of news.
-    fn wake(&self, wake: Wake) {
+    fn wake(&mut self, wake: Wake) {
+        self.wakes = self.wakes.saturating_add(1);
         for walker in self.walkers.values() {
             walker.tell(WalkerMessage::Wake(wake));
         }
@@ -423,6 +454,7 @@ impl DiscoveryState {
         match tokio::time::timeout(CHILD_START, starting).await {
             Ok(Ok((walker, _))) => {
                 self.walkers.insert(walker.get_id(), Watched::new(walker, pulse));
+                self.count_running();
                 Ok(())
             }
             Ok(Err(error)) => self.walker_failed(&error.to_string()),

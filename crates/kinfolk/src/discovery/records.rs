@@ -5,7 +5,6 @@
 //! address book, events, numbers, changes for those who look for peers. It survives every restart, and never checks a signature.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,10 +17,11 @@ use kinfolk_core::record::{Offer, Topic};
 use kinfolk_core::secret_topic::{Binding, SecretTopic, TooManySecretTopics};
 use kinfolk_core::wire::exchange::{Token, Tokens};
 use tokio::sync::{broadcast, watch};
+use tokio::time::MissedTickBehavior;
 
 use crate::context::Context;
 use crate::discovery::keep::Keep;
-use crate::discovery::manager::DiscoveryMessage;
+use crate::discovery::manager::{DiscoveryMessage, OwnNews};
 use crate::discovery::pending::{Added, Pending};
 use crate::error::{OfferError, TopicError};
 use crate::events::NodeEvent;
@@ -54,8 +54,20 @@ pub(crate) struct Records {
     pub(crate) met: Pending<[u8; EndpointId::LENGTH]>,
     /// Peers that announcements are exchanged with.
     neighbours: Mutex<Vec<EndpointId>>,
-    /// Exchanges under way that this node has opened, and those that peers have.
-    running: [AtomicUsize; 2],
+    under_way: Mutex<UnderWay>,
+}
+
+/// What Discovery has under way, as it says.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct UnderWay {
+    /// Exchanges that this node has opened.
+    pub(crate) outbound: usize,
+    /// Exchanges that peers have opened.
+    pub(crate) inbound: usize,
+    /// Walkers with a visit.
+    pub(crate) visiting: usize,
+    /// Walkers without one.
+    pub(crate) resting: usize,
 }
 
 #[derive(Debug)]
@@ -92,7 +104,7 @@ impl Records {
             met: Pending::new(PENDING_MAX),
             found: Pending::new(PENDING_MAX),
             neighbours: Mutex::default(),
-            running: [const { AtomicUsize::new(0) }; 2],
+            under_way: Mutex::default(),
         }
     }
 
@@ -252,6 +264,15 @@ impl Context {
         }
     }
 
+    /// All peers with a session and no record are told of again.
+    pub(crate) fn note_strangers(&self) {
+        let known = lock(&self.records.known);
+        let is_stranger = |peer: &&EndpointId| known.catalog.known().get(peer).is_none();
+        for peer in known.connected.iter().filter(is_stranger) {
+            self.is_first(&self.records.met, *peer, "met");
+        }
+    }
+
     /// A session of our own may have reached the peer of this record: worth keeping.
     fn keep_if_reached(&self, entry: &Entry) {
         let Some(keep) = &self.keep else { return };
@@ -297,19 +318,22 @@ impl Context {
     /// Has the walkers look around for a peer, and waits until there is a way to reach it, or it is not to be reached any more. Cancel safe.
     pub(crate) async fn found(&self, peer: &EndpointId) {
         let (_, mut changes) = self.records.follow();
+        let mut looking = {
+            let _timers = self.timers();
+            tokio::time::interval(LOOK_AGAIN)
+        };
+        looking.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.may_be_found(peer) {
-            let _ = self.tell_discovery(DiscoveryMessage::Sought);
-            let look_again = {
-                let _timers = self.timers();
-                tokio::time::sleep(LOOK_AGAIN)
-            };
             tokio::select! {
                 biased;
                 // Before the timer, which panics once the node's runtime is gone.
                 _ = self.closed() => return,
+                // At once, and then now and then: it may also call by itself, or the app may say where it is. Walkers hear of it no more often:
+                // strangers change the catalog at any rate.
+                _ = looking.tick() => {
+                    let _ = self.tell_discovery(DiscoveryMessage::Sought);
+                }
                 _ = changes.recv() => {}
-                // It may also call by itself, or the app may say where it is.
-                () = look_again => {}
             }
         }
     }
@@ -374,7 +398,7 @@ impl Context {
     /// Takes part in a secret topic.
     pub(crate) fn join_secret_topic(&self, topic: SecretTopic) -> Result<(), TooManySecretTopics> {
         if lock(&self.own).join_secret(topic)? {
-            let _ = self.tell_discovery(DiscoveryMessage::Sought);
+            let _ = self.tell_discovery(DiscoveryMessage::OwnNews(OwnNews::Secret));
         }
         Ok(())
     }
@@ -427,7 +451,12 @@ impl Context {
 
     /// What this node says of itself has changed.
     pub(crate) fn renew_own(&self) {
-        let _ = self.tell_discovery(DiscoveryMessage::OwnNews);
+        let _ = self.tell_discovery(DiscoveryMessage::OwnNews(OwnNews::Said));
+    }
+
+    /// What this node says of itself has to be said in a new record.
+    pub(crate) fn refresh_own(&self) {
+        let _ = self.tell_discovery(DiscoveryMessage::OwnNews(OwnNews::Aged));
     }
 
     /// These peers are the neighbours of the announcer.
@@ -435,17 +464,14 @@ impl Context {
         *lock(&self.records.neighbours) = peers.into_iter().collect();
     }
 
-    /// So many exchanges run that this node has opened, and so many that peers have.
-    pub(crate) fn note_running(&self, outbound: usize, inbound: usize) {
-        let [ours, theirs] = &self.records.running;
-        ours.store(outbound, Ordering::Relaxed);
-        theirs.store(inbound, Ordering::Relaxed);
+    pub(crate) fn note_under_way(&self, under_way: UnderWay) {
+        *lock(&self.records.under_way) = under_way;
     }
 
     /// The gauges of discovery.
     pub(crate) fn discovery_metrics(&self) -> DiscoveryMetrics {
         let signatures_checked = lock(&self.intake).checks();
-        let [ours, theirs] = &self.records.running;
+        let UnderWay { outbound, inbound, visiting, resting } = *lock(&self.records.under_way);
         let catalog = &lock(&self.records.known).catalog;
         DiscoveryMetrics {
             known: catalog.known().len(),
@@ -453,8 +479,10 @@ impl Context {
             dead: catalog.dead(),
             store_failures: self.keep.as_ref().map_or(0, Keep::failures),
             neighbours: lock(&self.records.neighbours).len(),
-            exchanges_outbound: ours.load(Ordering::Relaxed),
-            exchanges_inbound: theirs.load(Ordering::Relaxed),
+            exchanges_outbound: outbound,
+            exchanges_inbound: inbound,
+            walkers_visiting: visiting,
+            walkers_resting: resting,
             signatures_checked,
             ..DiscoveryMetrics::default()
         }

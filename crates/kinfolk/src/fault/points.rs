@@ -114,7 +114,7 @@ impl DiscoveryMessage {
         Some(match self {
             Self::Expire => Point::DiscoveryExpire,
             Self::Renew => Point::DiscoveryRenew,
-            Self::OwnNews => Point::DiscoveryOwnNews,
+            Self::OwnNews(_) => Point::DiscoveryOwnNews,
             Self::Numbered(..) => Point::DiscoveryNumbered,
             Self::Met => Point::DiscoveryMet,
             Self::ErrandOver(_) => Point::DiscoveryErrandOver,

@@ -80,6 +80,10 @@ pub(crate) struct Lease {
     places: Option<Arc<Taken>>,
 }
 
+/// Somebody waits for a link to be idle for long enough after an errand. Once it is dropped, nobody does.
+#[derive(Debug)]
+pub(crate) struct LettingGo(Arc<Link>);
+
 /// What a stream of the peer takes up until both of its directions are over.
 #[derive(Debug)]
 struct Taken {
@@ -203,16 +207,6 @@ impl Link {
     /// Whether it was dialled here and has served errands of the library alone.
     pub(crate) fn is_errand(&self) -> bool {
         self.direction == Direction::Outbound && !self.has_served_apps.load(Ordering::Relaxed)
-    }
-
-    /// Whether nobody waited yet for it to be idle.
-    pub(crate) fn begin_letting_go(&self) -> bool {
-        !self.is_let_go.swap(true, Ordering::AcqRel)
-    }
-
-    /// Nobody waits any more for it to be idle.
-    pub(crate) fn end_letting_go(&self) {
-        self.is_let_go.store(false, Ordering::Release);
     }
 
     /// Since when no lease is held that could be; `None` while one is, and once there are no more.
@@ -370,6 +364,20 @@ impl Lease {
     /// Gives the stream's places back before its end: it is none of the app's.
     pub(crate) fn give_up_places(&mut self) {
         self.places = None;
+    }
+}
+
+impl LettingGo {
+    /// Begins to wait, unless somebody waits already.
+    pub(crate) fn begin(link: &Arc<Link>) -> Option<Self> {
+        let is_first = !link.is_let_go.swap(true, Ordering::AcqRel);
+        is_first.then(|| Self(Arc::clone(link)))
+    }
+}
+
+impl Drop for LettingGo {
+    fn drop(&mut self) {
+        self.0.is_let_go.store(false, Ordering::Release);
     }
 }
 

@@ -7,6 +7,8 @@ use iroh::EndpointId;
 use kinfolk_core::code::Code;
 use kinfolk_core::errands;
 use kinfolk_core::peer_link::Direction;
+use kinfolk_core::quota::{self, Room};
+use kinfolk_core::walk::Wake;
 use ractor::{ActorCell, ActorId, ActorRef};
 use tracing::debug;
 
@@ -15,6 +17,7 @@ use crate::discovery::exchange::{
     Exchange, ExchangeArguments, ExchangeError, ExchangeMessage, ExchangeReply, ExchangeState,
     Exchanged, Heard, Role,
 };
+use crate::discovery::records::UnderWay;
 use crate::discovery::walker::{Visited, WalkerMessage};
 use crate::error::OpenError;
 use crate::events::NodeEvent;
@@ -22,17 +25,13 @@ use crate::events::NodeEvent;
 use crate::fault::Point;
 use crate::fault::here;
 use crate::metrics::Family;
-use crate::peers::link::Link;
+use crate::peers::link::{LettingGo, Link};
 use crate::peers::manager::{ERRAND_LINGER, PeerManagerMessage};
 use crate::protocol::service::Incoming;
 use crate::supervision::{ChildEnd, Lost, OwnedTask, lock};
 
 /// Peers to start from that are asked at once; the walkers go to the others.
 const BOOTSTRAP_AT_ONCE: usize = 8;
-
-/// How long a peer may be silent in an exchange that it opened and keep its place when others want it: an answer takes a round trip and
-/// some milliseconds (a guess). So peers that say nothing cannot keep all others out for as long as they may be silent.
-const PLACE_KEPT: Duration = Duration::from_secs(2);
 
 /// An exchange under way.
 pub(super) struct Running {
@@ -49,14 +48,19 @@ pub(super) struct Running {
 pub(super) struct Wanted {
     pub(super) peer: EndpointId,
     pub(super) direction: Direction,
+    /// How often the walkers had been woken when it began: what they were woken for later is not in it.
+    wakes: u64,
     /// The walkers that visit the peer by it.
     pub(super) walkers: Vec<ActorId>,
+    /// Those of them that may have been woken after it began.
+    late: Vec<ActorId>,
     pub(super) waiting: Vec<ExchangeReply>,
 }
 
 /// One of the places for exchanges that peers open.
 pub(super) struct Place {
     pub(super) actor: ActorRef<ExchangeMessage>,
+    pub(super) since: Instant,
     pub(super) heard: Heard,
     /// It is being stopped, since another one needs the place.
     pub(super) is_displaced: bool,
@@ -86,8 +90,15 @@ impl DiscoveryState {
             }
             return;
         }
+        let wakes = self.wakes;
         match self.under_way(peer) {
-            Some(wanted) => wanted.walkers.push(walker),
+            Some(wanted) => {
+                wanted.walkers.push(walker);
+                if wanted.wakes != wakes {
+                    wanted.late.push(walker);
+                }
+                self.count_running();
+            }
             None => self.start_exchange(peer, Role::Initiator, Some(walker), None).await,
         }
     }
@@ -119,18 +130,15 @@ impl DiscoveryState {
     pub(super) async fn answer(&mut self, mut stream: Incoming) {
         let (peer, now) = (stream.peer, Instant::now());
         let is_answered = self.answered().any(|(running, _)| running.wanted.peer == peer);
-        let surplus = self.surplus();
-        let kept = |(_, since)| now.saturating_duration_since(since) < PLACE_KEPT;
-        let may = !is_answered
-            && !surplus.is_some_and(kept)
-            && lock(&self.context.quota).start(now, peer);
+        let room = self.room(now);
+        let may = !is_answered && room != Room::None && lock(&self.context.quota).start(now, peer);
         if !may {
             self.context.counters.count(Family::ExchangeEnded, "refused");
             stream.send.reset(Code::Busy);
             stream.recv.stop(Code::Busy);
             return;
         }
-        if let Some((actor, _)) = surplus {
+        if let Room::Of(actor) = room {
             self.displace(actor);
         }
         let role = Role::Responder(Box::new(stream), Heard::now());
@@ -146,12 +154,12 @@ impl DiscoveryState {
         places.filter(|(_, place)| !place.is_displaced)
     }
 
-    /// The exchange that has to make room before another is answered, and since when its peer is silent: the longest, if all places are
-    /// taken.
-    pub(super) fn surplus(&self) -> Option<(ActorId, Instant)> {
-        let is_full = self.answered().count() >= self.context.limits.exchanges_inbound;
-        let silent = self.answered().map(|(_, place)| (place.actor.get_id(), place.heard.at()));
-        silent.min_by_key(|(_, since)| *since).filter(|_| is_full)
+    /// What place there is for another exchange of a peer.
+    pub(super) fn room(&self, now: Instant) -> Room<ActorId> {
+        let taken = self.answered().map(|(_, Place { actor, since, heard, .. })| {
+            (actor.get_id(), quota::Place { since: *since, heard: heard.at() })
+        });
+        quota::room(now, self.context.limits.exchanges_inbound, taken)
     }
 
     pub(super) fn displace(&mut self, actor: ActorId) {
@@ -179,17 +187,18 @@ impl DiscoveryState {
         let starting = ractor::Actor::spawn_linked(None, Exchange, arguments, supervisor);
         let started = tokio::time::timeout(CHILD_START, starting).await;
         let (walkers, waiting) = (walker.into_iter().collect(), reply.into_iter().collect());
-        let wanted = Wanted { peer, direction, walkers, waiting };
+        let late = Vec::new();
+        let wanted = Wanted { peer, direction, wakes: self.wakes, walkers, late, waiting };
         match started {
             Ok(Ok((actor, _))) => {
+                let now = Instant::now();
                 let place = heard.map(|heard| {
                     let actor = actor.clone();
-                    Place { actor, heard, is_displaced: false }
+                    Place { actor, since: now, heard, is_displaced: false }
                 });
                 self.context.emit(NodeEvent::ExchangeStarted { peer, direction });
                 let limits = &self.context.limits;
                 let longest = limits.dial_deadline.saturating_add(limits.exchange.deadline);
-                let now = Instant::now();
                 // Where this process has no time to end it at once, that is no reason to kill it.
                 let latest = now.checked_add(longest.saturating_add(limits.unresponsive));
                 let (exchange, latest) = (actor.get_cell(), latest.unwrap_or(now));
@@ -231,7 +240,14 @@ impl DiscoveryState {
 
     pub(super) fn count_running(&self) {
         let ours = self.exchanges.values().filter(|running| running.wanted.is_ours()).count();
-        self.context.note_running(ours, self.exchanges.len().saturating_sub(ours));
+        let visits = self.exchanges.values().flat_map(|running| &running.wanted.walkers);
+        let visiting = visits.filter(|walker| self.walkers.contains_key(walker)).count();
+        self.context.note_under_way(UnderWay {
+            outbound: ours,
+            inbound: self.exchanges.len().saturating_sub(ours),
+            visiting,
+            resting: self.walkers.len().saturating_sub(visiting),
+        });
     }
 
     /// Tells all who wait for an exchange what came of it.
@@ -240,7 +256,7 @@ impl DiscoveryState {
         wanted: Wanted,
         result: Result<Exchanged, ExchangeError>,
     ) {
-        let Wanted { peer, direction, walkers, waiting } = wanted;
+        let Wanted { peer, direction, walkers, late, waiting, .. } = wanted;
         let name = match &result {
             Ok(Exchanged { error: Some(error), .. }) | Err(error) => error.name(),
             Ok(exchanged) if exchanged.report.is_complete => "complete",
@@ -257,12 +273,17 @@ impl DiscoveryState {
             }
             Err(error) => (None, Some(error)),
         };
-        // A walker whose visit failed hears of what came before as of any other news.
         let learnt = report.map_or(0, |report| report.learnt);
         let caller = (direction == Direction::Inbound && error.is_none()).then_some(peer);
-        if caller.is_some() || (error.is_some() && learnt > 0) {
-            for walker in self.walkers.values() {
+        for (id, walker) in &self.walkers {
+            // Whose visit it was knows already; but one whose visit failed hears of what came before as of any other news.
+            let has_heard = error.is_none() && walkers.contains(id);
+            if caller.is_some() || (learnt > 0 && !has_heard) {
                 walker.tell(WalkerMessage::Told(caller, learnt));
+            }
+            // This one has told the peer nothing of what it was woken for.
+            if late.contains(id) {
+                walker.tell(WalkerMessage::Wake(Wake::Changed));
             }
         }
         debug!(peer = %peer.fmt_short(), ?report, ?error, "exchange over");
@@ -286,8 +307,9 @@ impl DiscoveryState {
             return;
         }
         self.lingering.retain(|(_, wait)| !wait.is_over());
-        if link.begin_letting_go() {
-            let wait = self.linger(Arc::clone(&link));
+        // Of a wait that goes with this actor nothing is left: the next errand over this link begins another.
+        if let Some(letting_go) = LettingGo::begin(&link) {
+            let wait = self.linger(Arc::clone(&link), letting_go);
             self.lingering.push((link, wait));
         }
         let idle = self.lingering.iter().filter(|(link, _)| link.is_errand());
@@ -299,7 +321,7 @@ impl DiscoveryState {
     }
 
     /// Waits until the link is idle for long enough, and has it closed.
-    fn linger(&self, link: Arc<Link>) -> OwnedTask {
+    fn linger(&self, link: Arc<Link>, mut letting_go: LettingGo) -> OwnedTask {
         let context = Arc::clone(&self.context);
         let waiting = async move {
             let mut wait = ERRAND_LINGER;
@@ -308,7 +330,7 @@ impl DiscoveryState {
                     () = tokio::time::sleep(wait) => {}
                     () = link.retired() => return,
                 }
-                link.end_letting_go();
+                drop(letting_go);
                 // Whatever uses it now lets go of it by itself.
                 let Some(since) = link.idle_since().filter(|_| link.is_errand()) else { return };
                 wait = ERRAND_LINGER.saturating_sub(since.elapsed());
@@ -318,9 +340,8 @@ impl DiscoveryState {
                     let _ = context.tell_manager(over);
                     return;
                 }
-                if !link.begin_letting_go() {
-                    return;
-                }
+                let Some(again) = LettingGo::begin(&link) else { return };
+                letting_go = again;
             }
         };
         let here = here!(self.context, Point::DiscoveryLetsGo);

@@ -8,7 +8,7 @@ use kinfolk_core::walk::Wake;
 use ractor::RpcReplyPort;
 use tracing::warn;
 
-use super::{DiscoveryMessage, DiscoveryState, Saying};
+use super::{DiscoveryMessage, DiscoveryState, OwnNews, Saying};
 use crate::discovery::announcer::AnnouncerMessage;
 #[cfg(feature = "fault-injection")]
 use crate::fault::Point;
@@ -107,13 +107,24 @@ impl DiscoveryState {
         warn!(%error, "this node cannot say anything new of itself");
     }
 
-    /// Sees to a new record, soon if there was one a moment ago.
-    pub(super) fn own_news(&mut self) {
+    /// Sees to it that others hear of something new.
+    pub(super) fn own_news(&mut self, news: OwnNews) {
         if self.has_departed {
             return;
         }
-        // The walkers are woken once there is a record that says it.
-        self.has_news = true;
+        match news {
+            OwnNews::Said => {
+                // The walkers are woken once there is a record that says it.
+                self.has_news = true;
+                self.renew_soon();
+            }
+            OwnNews::Aged => self.renew_soon(),
+            OwnNews::Secret => self.wake(Wake::Changed),
+        }
+    }
+
+    /// Sees to a new record, at once or a moment after the one before.
+    fn renew_soon(&mut self) {
         let now = Instant::now();
         let earliest = self.renewed_at.and_then(|at| at.checked_add(RENEWAL_MIN));
         let at = earliest.map_or(now, |earliest| earliest.max(now));
