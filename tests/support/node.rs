@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Once, mpsc};
 use std::time::Duration;
 
+use kinfolk::error::HandlerError;
 use kinfolk::{
     DownReason, EndpointAddr, EndpointId, Limits, LinkId, Node, NodeBuilder, PeerStatus,
     ProtocolName, SecretKey, Service,
 };
 use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc as unbounded, oneshot, watch};
 
 use super::impair::{Impairment, Pair};
 use super::wait::within;
@@ -112,6 +113,26 @@ pub fn echo() -> Service {
 /// The service behind [`NEXT`].
 pub fn next() -> Service {
     Service::call(|_peer, number: u64| async move { Ok(number.wrapping_add(1)) })
+}
+
+/// A service that never answers, and tells of each request that came and was dropped.
+pub fn never() -> (Service, unbounded::UnboundedReceiver<&'static str>) {
+    struct Told(unbounded::UnboundedSender<&'static str>);
+    impl Drop for Told {
+        fn drop(&mut self) {
+            let _ = self.0.send("dropped");
+        }
+    }
+    let (tell, told) = unbounded::unbounded_channel();
+    let service = Service::call(move |_peer, _request: u64| {
+        let _ = tell.send("came");
+        let told = Told(tell.clone());
+        async move {
+            let _told = told;
+            std::future::pending::<Result<u64, HandlerError>>().await
+        }
+    });
+    (service, told)
 }
 
 /// How long a node may take for what costs no more than a few round trips, on a busy machine.

@@ -13,7 +13,7 @@ use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::guest::{Guest, header, hear, hello};
 use kinfolk_tests::support::host::{Dialled, Host};
 use kinfolk_tests::support::node::{
-    ECHO, Mortal, NEXT, builder, connect, link, node, node_with, quick_limits,
+    ECHO, Mortal, NEXT, builder, connect, link, never, node, node_with, quick_limits,
 };
 use kinfolk_tests::support::stranger::Stranger;
 use kinfolk_tests::support::wait::{eventually, within};
@@ -35,22 +35,7 @@ fn intent<T>(outcome: OpenError) -> Result<T, CallError> {
 
 /// Serves [`TASK`] with a call that is never answered, and tells of each that came and of each that was dropped.
 async fn serve_never(node: &Node) -> mpsc::UnboundedReceiver<&'static str> {
-    struct Told(mpsc::UnboundedSender<&'static str>);
-    impl Drop for Told {
-        fn drop(&mut self) {
-            let _ = self.0.send("dropped");
-        }
-    }
-    let (tell, told) = mpsc::unbounded_channel();
-    let service = Service::call(move |_peer, _request: u64| {
-        let _ = tell.send("came");
-        let told = Told(tell.clone());
-        async move {
-            let _told = told;
-            std::future::pending::<()>().await;
-            Ok(0_u64)
-        }
-    });
+    let (service, told) = never();
     node.serve(TASK, service).await.expect("a new protocol");
     told
 }

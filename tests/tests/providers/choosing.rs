@@ -7,7 +7,7 @@ use std::time::Instant;
 use kinfolk::error::OpenError;
 use kinfolk::{Code, NodeEvent, Options, SecretKey, Service};
 use kinfolk_tests::support::events::EventLog;
-use kinfolk_tests::support::node::{connect, down, quick_limits, serving, watching};
+use kinfolk_tests::support::node::{connect, down, never, quick_limits, serving, watching};
 use kinfolk_tests::support::stranger::Nobody;
 use kinfolk_tests::support::teller::{key, offering};
 use kinfolk_tests::support::wait::{eventually, within};
@@ -64,6 +64,7 @@ async fn a_busy_provider_is_passed_over_for_another_one() {
     let hub = alone(1).await;
     let (bob, carol) = (from(2, hub.addr()).await, from(3, hub.addr()).await);
     let (service, mut told) = never();
+    let service = service.offered();
     serve(&bob, service.concurrency(1)).await;
     let occupying = {
         let (hub, bob) = (hub.clone(), bob.addr());
@@ -117,6 +118,7 @@ async fn where_the_only_provider_stays_busy_a_call_ends_so() {
     let hub = alone(1).await;
     let bob = from(2, hub.addr()).await;
     let (service, mut told) = never();
+    let service = service.offered();
     serve(&bob, service.concurrency(1)).await;
     knows_of(&hub, 1).await;
     let first = calling(&hub, Options::new());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use kinfolk::error::{CallError, HandlerError, OpenError};
 use kinfolk::{Code, Failure, Options, SecretKey, Service};
 use kinfolk_core::wire::Answer;
-use kinfolk_tests::support::node::{Mortal, quick_limits, serving};
+use kinfolk_tests::support::node::{Mortal, never, quick_limits, serving};
 use kinfolk_tests::support::stranger::Nobody;
 use kinfolk_tests::support::teller::offering;
 use kinfolk_tests::support::wait::{eventually, within};
@@ -63,6 +63,7 @@ async fn dies_with_a_request(options: Options) -> (Result<u8, CallError>, usize)
     let carol = from(3, hub.addr()).await;
     let bob = Mortal::spawn(discovering(2).bootstrap(hub.addr())).await;
     let (service, mut told) = never();
+    let service = service.offered();
     serve(&bob.node, service).await;
     knows_of(&hub, 1).await;
     // It is not asked beside the first: half of this time is never over.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kinfolk::error::{CallError, HandlerError, OpenError};
+use kinfolk::error::{CallError, OpenError};
 use kinfolk::{
     Code, EndpointId, Failure, Node, NodeBuilder, Offer, Options, Peer, ProtocolName, Record,
     SecretKey, Service, TransportAddr,
@@ -60,26 +60,6 @@ pub fn named(key: u8) -> (Service, Count) {
         async move { Ok(key) }
     });
     (service.offered(), count)
-}
-
-/// A service that never answers, and tells of each request that came and was dropped.
-pub fn never() -> (Service, mpsc::UnboundedReceiver<&'static str>) {
-    struct Told(mpsc::UnboundedSender<&'static str>);
-    impl Drop for Told {
-        fn drop(&mut self) {
-            let _ = self.0.send("dropped");
-        }
-    }
-    let (tell, told) = mpsc::unbounded_channel();
-    let service = Service::call(move |_peer, _request: u64| {
-        let _ = tell.send("came");
-        let told = Told(tell.clone());
-        async move {
-            let _told = told;
-            std::future::pending::<Result<u8, HandlerError>>().await
-        }
-    });
-    (service.offered(), told)
 }
 
 pub async fn serve(node: &Node, service: Service) {
