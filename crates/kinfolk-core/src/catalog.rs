@@ -181,7 +181,7 @@ impl Catalog {
                 let missed = self.known.iter().filter(|entry| entry.liveness().failures() > 0);
                 let missed: Vec<_> = missed.map(|entry| entry.id()).collect();
                 for peer in missed {
-                    self.rework(&peer, |entry| entry.ask_now(now));
+                    self.rework(&peer, |entry| entry.ask_again(now));
                 }
             }
             Input::Keep { peer, keep, wanted } => self.keep(peer, |kept| match keep {
@@ -256,7 +256,7 @@ impl Catalog {
         });
         if let Err(reason) = taken {
             if reason == Ignored::Known {
-                self.come_nearer(&peer, reach, out);
+                self.come_nearer(&peer, reach, is_owner, out);
                 let is_news = |entry: &Arc<Entry>| !entry.is_first_hand() || !entry.is_backed();
                 if is_owner && self.known.get(&peer).is_some_and(is_news) {
                     self.rework(&peer, |entry| {
@@ -455,14 +455,24 @@ impl Catalog {
         }
     }
 
-    /// A known record came from somebody who is nearer than who told it before: more of its addresses may be used.
-    fn come_nearer(&mut self, peer: &EndpointId, reach: Reach, out: &mut Vec<Output>) {
+    /// A known record came from somebody who is nearer than who told it before: more of its addresses may be used. Its owner does not
+    /// answer for those if it told them from afar alone.
+    fn come_nearer(
+        &mut self,
+        peer: &EndpointId,
+        reach: Reach,
+        is_owner: bool,
+        out: &mut Vec<Output>,
+    ) {
         let gains = |entry: &Arc<Entry>| {
             let usable = |reach| entry.record().addresses_from(reach).count();
             reach < entry.reach() && usable(reach) > usable(entry.reach())
         };
         if self.known.get(peer).is_some_and(gains) {
-            self.rework(peer, |entry| entry.set_reach(reach));
+            self.rework(peer, |entry| {
+                entry.set_reach(reach);
+                entry.set_backed(is_owner);
+            });
             if let Some(entry) = self.known.get(peer) {
                 out.push(Output::Updated(entry.clone()));
             }

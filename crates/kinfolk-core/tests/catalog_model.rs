@@ -422,8 +422,8 @@ impl Pair {
             }
             Step::Online => {
                 for held in model.entries.values_mut().filter(|held| held.failures > 0) {
-                    held.failures = 1;
-                    held.due = Some(self.now);
+                    held.failures = u32::from(!held.backed);
+                    held.due = (!held.backed).then_some(self.now);
                 }
                 Input::Online
             }

@@ -238,9 +238,12 @@ impl Entry {
         self.told.mark(BACKED, is_backed);
     }
 
-    /// Lets a peer that was missed be asked now.
-    pub(super) fn ask_now(&mut self, now: Instant) {
-        if let Some(liveness) = &mut self.liveness {
+    /// The network of this node is back: what it missed before says nothing of addresses that their owner answers for, and others may be asked
+    /// now.
+    pub(super) fn ask_again(&mut self, now: Instant) {
+        if self.is_backed() {
+            self.restore();
+        } else if let Some(liveness) = &mut self.liveness {
             liveness.ask_now(now);
         }
     }

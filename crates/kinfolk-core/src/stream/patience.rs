@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use iroh_base::EndpointId;
 
 use super::subscribers::SubscriberId;
+use crate::limits::LONGEST;
 
 /// A debt shrinks so many times slower than it grew: a peer that does nothing but hold up others and subscribe again does so for one part in so many (a guess).
 pub const SHRINKS: u32 = 16;
@@ -115,6 +116,8 @@ pub struct Patience {
     /// The clocks that run.
     due: BTreeSet<(Instant, SubscriberId)>,
     debts: BTreeMap<EndpointId, Debt>,
+    /// When all debts are gone, if no other comes before.
+    paid_by: Option<Instant>,
     is_ended: bool,
     latest: Option<Instant>,
 }
@@ -124,13 +127,17 @@ impl Patience {
     #[must_use]
     pub fn new(patience: Duration) -> Self {
         let (subscribers, due, debts) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        Self { patience, subscribers, due, debts, is_ended: false, latest: None }
+        Self { patience, subscribers, due, debts, paid_by: None, is_ended: false, latest: None }
     }
 
     /// Takes what happened and writes what has to be done.
     pub fn handle(&mut self, now: Instant, input: Input, out: &mut Vec<Output>) {
         let now = self.latest.map_or(now, |latest| latest.max(now));
         self.latest = Some(now);
+        if self.paid_by.is_some_and(|at| at <= now) {
+            self.paid_by = None;
+            self.debts.clear();
+        }
         match input {
             Input::Came { id, peer } if !self.is_ended => {
                 self.subscribers.entry(id).or_insert(Subscriber { peer, stall: None });
@@ -219,6 +226,8 @@ impl Patience {
             let smallest = *smallest;
             self.debts.remove(&smallest);
         }
+        let paid = now.checked_add(debt.spent.saturating_mul(SHRINKS).min(LONGEST));
+        self.paid_by = self.paid_by.max(paid);
         self.debts.insert(peer, debt);
     }
 

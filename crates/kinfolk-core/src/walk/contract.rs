@@ -26,7 +26,7 @@ impl View<'_> {
         !self.is_backed(peer) && !(self.is_connected)(peer)
     }
 
-    /// Whether somebody answers for the addresses of a peer: itself, or the app.
+    /// Whether somebody answers for the addresses of a peer: itself, or the app that begins with it.
     pub(super) fn is_backed(&self, peer: &EndpointId) -> bool {
         self.bootstrap.contains(peer)
             || self.known.get(peer).is_some_and(|entry| !entry.is_hearsay())

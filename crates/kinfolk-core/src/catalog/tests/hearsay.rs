@@ -86,3 +86,41 @@ fn a_peer_that_was_missed_needs_another_session_and_no_mere_signature_to_be_dial
         assert!(!world.is_hearsay());
     }
 }
+
+#[test]
+fn local_addresses_that_their_owner_told_from_afar_are_hearsay_once_a_neighbour_repeats_them() {
+    for is_proven in [false, true] {
+        let mut world = World::new();
+        let mut draft = Draft::new(network());
+        draft.add_address(ip(HOME)).unwrap();
+        draft.add_address(ip("192.168.1.1:443")).unwrap();
+        let record = draft.forge(id(1), Seq::new(1), UnixMillis::new(CLOCK));
+        world.hear_owner(record.clone());
+        if is_proven {
+            world.connect(id(1));
+            world.handle(Input::Disconnected(id(1)));
+        }
+        assert!(!world.is_hearsay());
+        let mut tell = |peer| {
+            let age = Duration::ZERO;
+            let sighting = Sighting::new(record.clone(), world.now, world.clock(), age);
+            let source = Source::Peer { peer, reach: Reach::Site };
+            world.handle(Input::Heard { sighting, source });
+            world.is_hearsay()
+        };
+        assert!(tell(id(STRANGER)));
+        assert!(!tell(id(1)));
+    }
+}
+
+#[test]
+fn what_was_missed_while_the_own_network_was_away_makes_no_hearsay_of_anybody() {
+    let mut world = World::new();
+    world.hear_owner(at(1, HOME));
+    world.miss();
+    assert!(world.is_hearsay());
+    world.handle(Input::Online);
+    assert!(!world.is_hearsay());
+    world.hear(at(2, HOME));
+    assert!(!world.is_hearsay());
+}

@@ -203,6 +203,9 @@ fn a_debt_shrinks_slowly_and_is_then_forgotten() {
     scene.pass(SECOND);
     scene.left(4);
     assert_eq!(scene.patience.debts.len(), 1);
+    scene.pass(16 * SECOND);
+    scene.came(5, 3);
+    assert!(scene.patience.debts.is_empty(), "it is not waited for another one");
 }
 
 #[test]

@@ -141,6 +141,7 @@ impl DiscoveryState {
         for (_, walker) in self.walkers.drain() {
             walker.actor.stop(None);
         }
+        self.count_running();
         for running in self.exchanges.values().filter(|running| running.wanted.is_ours()) {
             running.exchange.stop(None);
         }

@@ -84,21 +84,18 @@ impl Line {
         now: Instant,
         mut take: impl FnMut(usize, &mut Vec<Piece>) -> Take,
     ) -> bool {
-        if self.lone_at.is_some_and(|at| now.saturating_duration_since(at) < SOON) {
+        let is_soon = |at| now.saturating_duration_since(at) < SOON;
+        if !self.is_done() || self.lone_at.is_some_and(is_soon) {
             return false;
         }
         self.lone_at = Some(now);
-        loop {
-            if !self.is_done() {
-                let Some(Ok(())) = self.write().now_or_never() else { return false };
-                continue;
-            }
-            match self.fill(&mut take) {
-                Take::Pieces => {}
-                // From now on it is awaited again.
-                Take::Wait => return true,
-                Take::Over => return false,
-            }
+        if self.fill(&mut take) != Take::Pieces {
+            return false;
         }
+        while !self.is_done() {
+            let Some(Ok(())) = self.write().now_or_never() else { return false };
+        }
+        // From now on the next one is awaited, unless it has come meanwhile: then it was not alone.
+        self.fill(&mut take) == Take::Wait
     }
 }
