@@ -24,6 +24,9 @@ const AT_ONCE: usize = 8;
 /// As many of those that wait most of the time.
 const WAITING_AT_ONCE: usize = 96;
 
+/// What a case may do is many things, which debug builds all keep on one frame: as much as a first thread has.
+const STACK: usize = 8 * 1024 * 1024;
+
 /// How many of them are being set up at once: handshakes have deadlines, and cores are few.
 static SET_UP: Semaphore = Semaphore::const_new(3);
 
@@ -354,7 +357,8 @@ fn run_all(points: VecDeque<Point>, crash: Crash) -> Vec<String> {
     let (points, failed) = (Mutex::new(points), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..if crash == Crash::Never { WAITING_AT_ONCE } else { AT_ONCE } {
-            scope.spawn(|| {
+            let thread = std::thread::Builder::new().stack_size(STACK);
+            let thread = thread.spawn_scoped(scope, || {
                 loop {
                     let Some(point) = points.lock().expect("whole").pop_front() else { return };
                     let run = std::panic::catch_unwind(|| {
@@ -371,6 +375,7 @@ fn run_all(points: VecDeque<Point>, crash: Crash) -> Vec<String> {
                     }
                 }
             });
+            thread.expect("a thread");
         }
     });
     failed.into_inner().expect("whole")
