@@ -16,8 +16,8 @@ use crate::protocol::stream::SendStream;
 /// Bytes taken from the outlet at once: what is taken is the subscriber's, whether or not its stream has room for it.
 const BUDGET: usize = 64 * 1024;
 
-/// What comes this soon after a lone item is none: some times what a feed needs to wake up (a guess).
-const SOON: Duration = Duration::from_micros(50);
+/// What comes this soon after a lone item is none: about what a feed needs to wake up (a guess).
+const SOON: Duration = Duration::from_micros(5);
 
 /// See the module page.
 #[derive(Debug)]
