@@ -13,3 +13,4 @@ mod refusals;
 mod resuming;
 mod scene;
 mod sinks;
+mod takers;

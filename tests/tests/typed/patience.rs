@@ -7,10 +7,10 @@ use kinfolk_core::wire::subscription::Answered;
 use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::wait::within;
 
-use crate::cheats::{Consuming, answered, subscribe};
 use crate::scene::{
     SOON, TICKS, Tick, consumer, fill, kibi, next, over, pair, produced, small, subscribed, tight,
 };
+use crate::takers::{Consuming, answered, subscribe};
 
 /// For how long producers have patience here.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -8,11 +8,11 @@ use kinfolk_core::wire::subscription::{Answered, ConsumerFrame};
 use kinfolk_tests::support::wait::{eventually, live_tasks, within};
 use tokio::sync::Notify;
 
-use crate::cheats::{Consuming, answered, asking, subscribe};
 use crate::scene::{
     SOON, TICKS, alone, consumer, discovering, exactly, from, narrow, over, pair, produced,
     producer, receives, send, subscribed,
 };
+use crate::takers::{Consuming, answered, asking, subscribe};
 
 /// Bytes that a consumer takes before it reads: that its stream is served fits, and why it is refused does not.
 const NARROW: u32 = 4;
