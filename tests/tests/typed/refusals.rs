@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kinfolk::{Node, Refusal, Schema, TicketVerdict};
+use kinfolk::{Limits, Node, Refusal, Schema, TicketVerdict};
 use kinfolk_core::wire::subscription::{Answered, ConsumerFrame};
 use kinfolk_tests::support::wait::{eventually, live_tasks, within};
 use tokio::sync::Notify;
@@ -24,6 +24,13 @@ fn mistaken(id: u64) -> ConsumerFrame {
     ConsumerFrame::Subscribe(asking)
 }
 
+/// Limits under which an exchange with one who says nothing, as with each of these strangers at some time, is over soon: tasks are counted.
+fn hasty() -> Limits {
+    let mut limits = narrow();
+    limits.exchange.silence = Duration::from_secs(1);
+    limits
+}
+
 /// How many were refused, for whatever reason.
 async fn refused(node: &Node) -> u64 {
     node.metrics().await.expect("it is up").streams.subscriptions_refused.values().sum()
@@ -38,7 +45,7 @@ async fn served(node: &Node) -> (usize, usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_consumers_that_never_read_hold_no_place_and_nothing_for_longer_than_their_deadline()
  {
-    let mut limits = narrow();
+    let mut limits = hasty();
     limits.streams.subscribers.asking = 4;
     let deadline = limits.header_deadline;
     let node = discovering(1).limits(limits).spawn().await.expect("it starts");
@@ -95,7 +102,7 @@ async fn a_consumer_that_subscribes_a_thousand_times_while_it_is_refused_takes_n
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_no_answer_when_the_producer_ends_is_told_that_it_has_ended() {
-    let mut limits = narrow();
+    let mut limits = hasty();
     limits.header_deadline = SOON;
     let node = discovering(1).limits(limits).spawn().await.expect("it starts");
     let cheat = Consuming::with_window(&node, 77, NARROW).await;
