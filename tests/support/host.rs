@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use iroh::endpoint::{Connection, RecvStream, SendStream};
+use iroh::endpoint::{Connection, ReadError, ReadExactError, RecvStream, SendStream};
 use kinfolk::{Code, EndpointAddr, EndpointId, Incarnation};
 use kinfolk_core::wire::{
     Answer, CALL_MAX_DEFAULT, Control, Extensions, HEADER_MAX, Hello, LENGTH_BYTES, MINOR,
@@ -111,27 +111,42 @@ impl Dialled {
         self.say(&[Control::Welcome(welcome)]).await;
     }
 
-    /// The next stream that the node opens, its header read and not answered.
+    /// The next stream that the node opens and does not give up at once, its header read and not answered.
     ///
     /// # Panics
     /// When none comes, or one that does not begin with a header.
     pub async fn stream(&self) -> Asked {
-        let stream = within(PATIENCE, "a stream", self.connection.accept_bi()).await;
-        let (send, mut receive) = stream.expect("the connection is up");
-        let header = within(PATIENCE, "a header", async {
-            let mut prefix = [0; LENGTH_BYTES];
-            receive.read_exact(&mut prefix).await.expect("a length");
-            let length = frame::length(prefix, HEADER_MAX).expect("a length within bounds");
-            let mut body = vec![0; length];
-            receive.read_exact(&mut body).await.expect("a body");
-            StreamHeader::decode(&body).expect("a header")
-        });
-        Asked { header: header.await, send, receive }
+        loop {
+            let stream = within(PATIENCE, "a stream", self.connection.accept_bi()).await;
+            let (send, mut receive) = stream.expect("the connection is up");
+            let header = within(PATIENCE, "a header", header(&mut receive)).await;
+            if let Some(header) = header {
+                return Asked { header, send, receive };
+            }
+        }
     }
 
     /// Closes the connection with this code.
     pub fn close(&self, code: Code) {
         self.connection.close(u32::from(code.to_wire()).into(), code.name().as_bytes());
+    }
+}
+
+/// Reads the header of a stream; `None` if the node gives the stream up first.
+async fn header(receive: &mut RecvStream) -> Option<StreamHeader> {
+    let mut prefix = [0; LENGTH_BYTES];
+    read(receive, &mut prefix).await?;
+    let length = frame::length(prefix, HEADER_MAX).expect("a length within bounds");
+    let mut body = vec![0; length];
+    read(receive, &mut body).await?;
+    Some(StreamHeader::decode(&body).expect("a header"))
+}
+
+async fn read(receive: &mut RecvStream, bytes: &mut [u8]) -> Option<()> {
+    match receive.read_exact(bytes).await {
+        Ok(()) => Some(()),
+        Err(ReadExactError::ReadError(ReadError::Reset(_))) => None,
+        Err(error) => panic!("expected a header: {error:?}"),
     }
 }
 
@@ -150,11 +165,11 @@ impl Asked {
     /// Writes the answer byte.
     ///
     /// # Panics
-    /// When the node has given the stream up.
+    /// When there is no room for it.
     pub async fn answer(&mut self, answer: Answer) {
         let byte = [answer.to_byte()];
-        let written = within(PATIENCE, "the answer", self.send.write_all(&byte)).await;
-        written.expect("the node waits for it");
+        // A node that has given it up meanwhile is no error of the host's.
+        let _ = within(PATIENCE, "the answer", self.send.write_all(&byte)).await;
     }
 
     /// Answers a call with this body.

@@ -89,18 +89,20 @@ async fn a_request_that_a_provider_certainly_did_not_serve_goes_to_another_one()
         (74, Code::UnknownPeer),
     ] {
         let (mut host, record) = provider_host(key).await;
-        teach(&hub, [record]).await;
+        let id = host.id();
         let (service, executed) = named(3);
-        serve(&carol, service).await;
-        knows_of(&hub, 2).await;
         // Both are strangers to it; in the end it is the other one that is asked, whoever was the first.
         let calls = async {
+            teach(&hub, [record]).await;
+            serve(&carol, service).await;
+            knows_of(&hub, 2).await;
             let mut outcomes = Vec::new();
             for _ in 0..10 {
                 outcomes.push(call(&hub, Options::new()).await);
             }
             outcomes
         };
+        // From the start: walkers dial it as soon as it is known, and wait for its welcome no longer than a hello may take.
         let refusing = async {
             let link = host.welcomed().await;
             loop {
@@ -115,7 +117,7 @@ async fn a_request_that_a_provider_certainly_did_not_serve_goes_to_another_one()
         assert!(outcomes.iter().all(|outcome| *outcome == Ok(3)), "{code}: {outcomes:?}");
         assert_eq!(executed.get(), 10, "{code}");
         carol.unserve(&TASK).expect("up");
-        hub.ban(host.id(), Duration::from_secs(600)).expect("up");
+        hub.ban(id, Duration::from_secs(600)).expect("up");
         knows_of(&hub, 0).await;
     }
 }
