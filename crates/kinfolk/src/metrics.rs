@@ -71,6 +71,8 @@ pub(crate) enum Family {
     SubscriptionRefused,
     /// Subscriptions to producers of this node that ended, by how.
     SubscriptionEnded,
+    /// New tickets of subscribers that nobody looked at, by reason.
+    RenewalIgnored,
     /// Subscriptions of consumers of this node that ended, by how.
     SourceEnded,
     /// Datagrams that came and reached no consumer, by reason.
@@ -98,6 +100,7 @@ impl Family {
             Self::MdnsFailed => "mdns_failures",
             Self::SubscriptionRefused => "subscriptions_refused",
             Self::SubscriptionEnded => "subscriptions_ended",
+            Self::RenewalIgnored => "renewals_ignored",
             Self::SourceEnded => "sources_ended",
             Self::DatagramDropped => "datagrams_dropped",
         }
@@ -125,6 +128,7 @@ impl Family {
                 "Subscriptions to producers of this node that were refused."
             }
             Self::SubscriptionEnded => "Subscriptions to producers of this node that ended.",
+            Self::RenewalIgnored => "New tickets of subscribers that nobody looked at.",
             Self::SourceEnded => "Subscriptions of consumers of this node that ended.",
             Self::DatagramDropped => "Datagrams that came and reached no consumer.",
         }
@@ -234,6 +238,7 @@ impl Counters {
             streams: StreamMetrics {
                 subscriptions_refused: family(Family::SubscriptionRefused),
                 subscriptions_ended: family(Family::SubscriptionEnded),
+                renewals_ignored: family(Family::RenewalIgnored),
                 sources_ended: family(Family::SourceEnded),
                 datagrams_dropped: family(Family::DatagramDropped),
             },
@@ -306,6 +311,8 @@ pub struct StreamMetrics {
     pub subscriptions_refused: BTreeMap<&'static str, u64>,
     /// Subscriptions to producers of this node that ended, by how.
     pub subscriptions_ended: BTreeMap<&'static str, u64>,
+    /// New tickets of subscribers that nobody looked at, by reason.
+    pub renewals_ignored: BTreeMap<&'static str, u64>,
     /// Subscriptions of consumers of this node that were refused or ended, by how.
     pub sources_ended: BTreeMap<&'static str, u64>,
     /// Datagrams that came and reached no consumer, by reason.
@@ -561,6 +568,7 @@ impl Metrics {
             (Family::MdnsFailed, "how", &self.discovery.mdns_failures),
             (Family::SubscriptionRefused, "reason", &self.streams.subscriptions_refused),
             (Family::SubscriptionEnded, "how", &self.streams.subscriptions_ended),
+            (Family::RenewalIgnored, "reason", &self.streams.renewals_ignored),
             (Family::SourceEnded, "how", &self.streams.sources_ended),
             (Family::DatagramDropped, "reason", &self.streams.datagrams_dropped),
         ] {

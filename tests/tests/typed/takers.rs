@@ -235,6 +235,11 @@ async fn new_tickets_where_nobody_looks_at_them_are_ignored_and_a_thousand_of_th
         send(&producer, 0..1).await;
         item(&mut served).await;
     }
+    eventually(SOON, "they are counted", async || {
+        let streams = node.metrics().await.expect("it is up").streams;
+        streams.renewals_ignored.contains_key("not_wanted")
+    })
+    .await;
     let renew = ConsumerFrame::Renew { ticket: vec![7; 4096] }.encode().expect("a frame");
     let flood = tokio::spawn(async move {
         let _ = to_node.write_all(&renew.repeat(1_000)).await;

@@ -26,6 +26,7 @@ use crate::error::StreamError;
 use crate::fault::Point;
 use crate::fault::here;
 use crate::local_only::local_only;
+use crate::metrics::Family;
 use crate::protocol::service::Incoming;
 use crate::protocol::stream::RecvStream;
 use crate::streams::producer::actor::ProducerMessage;
@@ -293,6 +294,7 @@ async fn feed(arguments: FeedArguments) -> FeedEnd {
                     let end = StreamEnd::Misbehaved;
                     return finish(line, &seat, recv, end, Duration::ZERO).await;
                 }
+                context.counters.count(Family::RenewalIgnored, "not_wanted");
             }
             News::Frame(Ok(ConsumerFrame::Renew { ticket })) => {
                 // One at a time: what else the consumer says waits in QUIC.
