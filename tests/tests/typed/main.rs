@@ -14,3 +14,4 @@ mod resuming;
 mod scene;
 mod sinks;
 mod takers;
+mod waiting;

@@ -102,6 +102,20 @@ impl Raw {
         start.elapsed() / 2
     }
 
+    /// What an item needs one way, while nothing but acknowledgements goes the other way: each is a packet of its own then, where an echo carries that of what it answers.
+    pub async fn one_way(&mut self, blob: &Blob) -> Duration {
+        let (sender, receiver) = (&mut self.senders[0], &mut self.receivers[0]);
+        let start = Instant::now();
+        let mut entry = Vec::new();
+        encode(blob, &mut entry);
+        sender.write_all(&entry).await.unwrap();
+        sender.flush().await.unwrap();
+        let length = receiver.read_u32_le().await.unwrap();
+        entry.resize(length as usize, 0);
+        receiver.read_exact(&mut entry).await.unwrap();
+        start.elapsed()
+    }
+
     /// Opens a stream and waits for the first byte: one round trip.
     pub async fn first(&self) -> Duration {
         let start = Instant::now();

@@ -17,17 +17,21 @@ const FAN: usize = 50;
 enum Row {
     /// Items of so many bytes to one consumer.
     Items(usize),
+    /// A lone item, to half of a ping-pong.
     Lone,
+    /// The same, to one way alone.
+    OneWay,
     Fan,
     First,
 }
 
 impl Row {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Items(64),
         Self::Items(1024),
         Self::Items(64 * 1024),
         Self::Lone,
+        Self::OneWay,
         Self::Fan,
         Self::First,
     ];
@@ -36,6 +40,7 @@ impl Row {
         match self {
             Self::Items(size) => format!("items {size}"),
             Self::Lone => "lone 64".to_owned(),
+            Self::OneWay => "one way 64".to_owned(),
             Self::Fan => format!("fan {FAN} x 1024"),
             Self::First => "first".to_owned(),
         }
@@ -45,7 +50,7 @@ impl Row {
         match self {
             Self::Items(_) => "k/s",
             Self::Fan => "CPU µs",
-            Self::Lone | Self::First => "µs",
+            Self::Lone | Self::OneWay | Self::First => "µs",
         }
     }
 
@@ -54,7 +59,7 @@ impl Row {
             Self::Items(64) => Target::AtLeast(0.50),
             Self::Items(1024) => Target::AtLeast(0.85),
             Self::Items(_) => Target::AtLeast(0.95),
-            Self::Lone => Target::AtMost(1.10),
+            Self::Lone | Self::OneWay => Target::AtMost(1.10),
             Self::Fan => Target::AtMost(1.20),
             Self::First => Target::AtMost(2.00),
         }
@@ -68,7 +73,7 @@ impl Row {
         Blob::new(match self {
             Self::Items(size) => size,
             Self::Fan => 1024,
-            Self::Lone | Self::First => 64,
+            Self::Lone | Self::OneWay | Self::First => 64,
         })
     }
 
@@ -79,7 +84,7 @@ impl Row {
             Self::Items(1024) => (10, 20_000),
             Self::Items(_) => (10, 400),
             Self::Fan => (6, 1000),
-            Self::Lone => (20, 200),
+            Self::Lone | Self::OneWay => (20, 200),
             Self::First => (20, 20),
         };
         (if quick { slices.div_ceil(5) } else { slices }, operations)
@@ -90,7 +95,7 @@ impl Row {
         match self {
             Self::Items(_) => run.operations as f64 / run.elapsed.as_secs_f64() / 1e3,
             Self::Fan => run.cpu_per_operation(),
-            Self::Lone | Self::First => micros(percentile(&mut run.samples, 0.5)),
+            Self::Lone | Self::OneWay | Self::First => micros(percentile(&mut run.samples, 0.5)),
         }
     }
 }
@@ -121,8 +126,9 @@ impl Run {
         } else {
             for _ in 0..operations {
                 let took = match (row, &mut *side) {
-                    (Row::Lone, Side::Typed(typed)) => typed.lone(&blob).await,
+                    (Row::Lone | Row::OneWay, Side::Typed(typed)) => typed.lone(&blob).await,
                     (Row::Lone, Side::Raw(raw)) => raw.lone(&blob).await,
+                    (Row::OneWay, Side::Raw(raw)) => raw.one_way(&blob).await,
                     (_, Side::Typed(typed)) => typed.first().await,
                     (_, Side::Raw(raw)) => raw.first().await,
                 };

@@ -88,6 +88,8 @@ pub struct Consumer<T> {
     inlet: Arc<Inlet>,
     batches: mpsc::UnboundedReceiver<Batch>,
     current: Option<Current>,
+    /// It reads from sources by itself.
+    reads: bool,
     _items: std::marker::PhantomData<fn() -> T>,
 }
 
@@ -106,6 +108,15 @@ impl<T> std::fmt::Debug for Consumer<T> {
     }
 }
 
+impl<T> Consumer<T> {
+    /// Reads from sources by itself no more.
+    fn give_back(&mut self) {
+        if std::mem::take(&mut self.reads) {
+            self.inlet.give_back();
+        }
+    }
+}
+
 impl<T> Drop for Consumer<T> {
     fn drop(&mut self) {
         self.context.end_consumer(&self.inlet);
@@ -118,7 +129,8 @@ impl<T: Item> Consumer<T> {
         inlet: Arc<Inlet>,
         batches: mpsc::UnboundedReceiver<Batch>,
     ) -> Self {
-        Self { context, inlet, batches, current: None, _items: std::marker::PhantomData }
+        let (current, reads) = (None, false);
+        Self { context, inlet, batches, current, reads, _items: std::marker::PhantomData }
     }
 
     /// The stream's name.
@@ -130,8 +142,12 @@ impl<T: Item> Consumer<T> {
     ///
     /// An item that cannot be decoded ends its source, and no other: [`Consumer::sources`] says why. It and what had come behind it are gaps in their places; should the source be subscribed to again,
     /// it goes on behind them.
+    ///
+    /// While it waits, it reads from up to four sources by itself, as soon as can be. So its future has to be polled or dropped: one that is kept without, as in a `select!` in a loop whose other
+    /// arms take long, leaves what comes from them in QUIC, where it counts as unread, and does not notice that they end. Made anew in each turn of the loop it does.
     pub async fn recv(&mut self) -> Option<Received<T>> {
-        std::future::poll_fn(|cx| self.poll_received(cx)).await
+        let mut waiting = Waiting { consumer: self };
+        std::future::poll_fn(|cx| waiting.poll(cx)).await
     }
 
     fn poll_received(&mut self, cx: &mut TaskContext<'_>) -> Poll<Option<Received<T>>> {
@@ -230,6 +246,28 @@ impl<T: Item> Consumer<T> {
     }
 }
 
+/// An app that waits for the next item.
+struct Waiting<'a, T> {
+    consumer: &'a mut Consumer<T>,
+}
+
+impl<T: Item> Waiting<'_, T> {
+    fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Option<Received<T>>> {
+        let consumer = &mut *self.consumer;
+        if let Poll::Ready(received) = consumer.poll_received(cx) {
+            return Poll::Ready(received);
+        }
+        consumer.reads = true;
+        if consumer.inlet.read_by_app(cx) { consumer.poll_received(cx) } else { Poll::Pending }
+    }
+}
+
+impl<T> Drop for Waiting<'_, T> {
+    fn drop(&mut self) {
+        self.consumer.give_back();
+    }
+}
+
 /// So many items cannot be had, as one cannot be decoded.
 fn spoilt<T>(flow: &Flow, missed: u64) -> Received<T> {
     flow.numbers.spoil(missed);
@@ -254,6 +292,8 @@ impl<T: Item> Stream for Consumer<T> {
     type Item = Received<T>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Received<T>>> {
+        // A future of `recv` that was leaked has not.
+        self.give_back();
         self.poll_received(cx)
     }
 }

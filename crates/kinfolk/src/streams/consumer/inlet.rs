@@ -1,22 +1,24 @@
 //! What all parts of one consumer share: the items that the app has not read yet, and the state of each source.
 //!
-//! Receivers put runs of items in as they come from QUIC, and wait while there is no room; the app takes them out and decodes them. It outlives every
-//! restart of the actors, so that a consumer that was restarted goes on where it was.
+//! Receivers put runs of items in as they come from QUIC, and wait while there is no room; the app takes them out and decodes them. Of few sources it reads by itself while it
+//! waits. It outlives every restart of the actors, so that a consumer that was restarted goes on where it was.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::task::Context;
 use std::time::Instant;
 
 use bytes::Bytes;
 use iroh::EndpointId;
 use kinfolk_core::record::Record;
-use kinfolk_core::stream::{Attempt, Items, Schema, SourceState, StreamName};
+use kinfolk_core::stream::{Attempt, Items, Read, Schema, SourceState, StreamName};
 use kinfolk_core::wire::subscription::{Accepted, Channel, Resume};
 use ractor::{ActorId, ActorRef};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::streams::consumer::actor::ConsumerMessage;
+use crate::streams::consumer::tap::{Found, Tap};
 use crate::supervision::lock;
 
 pub(crate) type Wants = dyn Fn(&Record) -> bool + Send + Sync;
@@ -32,6 +34,12 @@ pub(crate) struct Terms {
     pub(crate) wants: Option<Box<Wants>>,
 }
 
+/// What a part that waits takes of the room beside its bytes: about what it costs in memory.
+pub(crate) const PART_ROOM: usize = 128;
+
+/// Sources that the app reads by itself while it waits: with each more, every wait costs a look more (a guess).
+const FEW: usize = 4;
+
 /// See the module page.
 pub(crate) struct Inlet {
     pub(crate) number: u64,
@@ -44,6 +52,8 @@ pub(crate) struct Inlet {
     sources: Mutex<Sources>,
     online: watch::Sender<usize>,
     actor: watch::Sender<Option<ActorRef<ConsumerMessage>>>,
+    /// Those that bring something.
+    taps: Mutex<Vec<(Arc<Flow>, Arc<Tap>)>>,
 }
 
 impl std::fmt::Debug for Inlet {
@@ -249,6 +259,7 @@ impl Inlet {
             sources: Mutex::default(),
             online: watch::Sender::new(0),
             actor: watch::Sender::new(None),
+            taps: Mutex::default(),
         };
         (Arc::new(inlet), out)
     }
@@ -286,6 +297,71 @@ impl Inlet {
             }
         }
         is_current
+    }
+
+    /// Puts what was read behind what is there; false as for [`Inlet::advance`]. The number is that of the item behind it.
+    pub(crate) fn put_read(
+        &self,
+        flow: &Arc<Flow>,
+        read: Read,
+        next: u64,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> bool {
+        let numbers = &flow.numbers;
+        let content = match read {
+            Read::Items { first, count, bytes } => {
+                numbers.came(u64::from(count), bytes.len());
+                Some(Content::Items(first, Items::new(bytes)))
+            }
+            Read::Gap { missed } => {
+                numbers.miss(missed);
+                Some(Content::Missed(missed))
+            }
+            Read::Skip { superseded } => {
+                numbers.supersede(superseded);
+                None
+            }
+            Read::End(_) => None,
+        };
+        let Some(accepted) = flow.accepted.get() else { return false };
+        let resume = Resume { epoch: accepted.epoch, next };
+        let batch = content.map(|content| Batch { flow: Arc::clone(flow), content, _room: room });
+        self.advance(flow, resume, batch)
+    }
+
+    /// Lets the app read from a tap while it waits, for as long as the guard lives; then the tap is closed.
+    pub(crate) fn open(self: &Arc<Self>, flow: &Arc<Flow>, tap: &Arc<Tap>) -> OpenTap {
+        lock(&self.taps).push((Arc::clone(flow), Arc::clone(tap)));
+        OpenTap { inlet: Arc::clone(self), tap: Arc::clone(tap) }
+    }
+
+    /// Has the app read what there is, if its sources are few; whether it has put something in. While there is nothing, the app is woken when there is, until
+    /// [`Inlet::give_back`].
+    pub(crate) fn read_by_app(&self, cx: &mut Context<'_>) -> bool {
+        let taps = lock(&self.taps);
+        if taps.len() > FEW {
+            taps.iter().for_each(|(_, tap)| tap.give_back());
+            return false;
+        }
+        let mut has_read = false;
+        for (flow, tap) in taps.iter() {
+            has_read |= tap.read_by_app(cx, |found| self.put_at_once(flow, found));
+        }
+        has_read
+    }
+
+    /// The app reads no more by itself.
+    pub(crate) fn give_back(&self) {
+        lock(&self.taps).iter().for_each(|(_, tap)| tap.give_back());
+    }
+
+    /// Puts items in if there is room for them; anything else comes back.
+    fn put_at_once(&self, flow: &Arc<Flow>, found: Found) -> Result<(), Found> {
+        let Found::Read(read @ Read::Items { .. }, next) = found else { return Err(found) };
+        let Some(room) = self.try_room(room_of(&read)) else {
+            return Err(Found::Read(read, next));
+        };
+        if self.put_read(flow, read, next, Some(room)) { Ok(()) } else { Err(Found::Stale) }
     }
 
     /// Whether no other subscription to the source has taken the place of this one.
@@ -408,6 +484,29 @@ impl Inlet {
         let actor = self.actor.borrow().clone();
         actor.is_some_and(|actor| actor.send_message(message).is_ok())
     }
+}
+
+/// A tap that the app may read from. See [`Inlet::open`].
+#[derive(Debug)]
+pub(crate) struct OpenTap {
+    inlet: Arc<Inlet>,
+    tap: Arc<Tap>,
+}
+
+impl Drop for OpenTap {
+    fn drop(&mut self) {
+        lock(&self.inlet.taps).retain(|(_, tap)| !Arc::ptr_eq(tap, &self.tap));
+        self.tap.close();
+    }
+}
+
+/// The room that something takes while it waits: what comes in many small parts costs more than its bytes.
+pub(crate) fn room_of(read: &Read) -> usize {
+    let bytes = match read {
+        Read::Items { bytes, .. } => bytes.len(),
+        Read::Gap { .. } | Read::Skip { .. } | Read::End(_) => 0,
+    };
+    bytes.saturating_add(PART_ROOM)
 }
 
 #[cfg(test)]

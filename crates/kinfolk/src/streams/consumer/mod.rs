@@ -6,3 +6,4 @@ pub(crate) mod forward;
 pub(crate) mod handle;
 pub(crate) mod inlet;
 pub(crate) mod receiver;
+pub(crate) mod tap;

@@ -1,15 +1,16 @@
 //! Receiver: reads what one source sends, into the inlet.
 //!
 //! The work runs in a task that the actor owns; the actor gives it a place in the tree, and its end a meaning. The task reads no further while the inlet has no room, so that
-//! the producer learns from QUIC how fast this consumer is. It looks at no item: the app decodes them.
+//! the producer learns from QUIC how fast this consumer is. It looks at no item: the app decodes them. While the app waits it may read by itself, see [`tap`](super::tap).
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use kinfolk_core::code::Code;
-use kinfolk_core::stream::{Beginning, Entries, EntryError, Items, Read};
+use kinfolk_core::stream::{Beginning, Entries, EntryError, Read};
 use kinfolk_core::wire::subscription::{
     ANSWERED_MAX, Accepted, Answered, Channel, ConsumerFrame, Refusal, Resume, StreamEnd, Subscribe,
 };
@@ -30,20 +31,9 @@ use crate::protocol::open::{self, Options, Peer};
 use crate::protocol::stream::{RecvStream, SendStream};
 use crate::streams::SUBSCRIBE;
 use crate::streams::consumer::actor::ConsumerMessage;
-use crate::streams::consumer::inlet::{Batch, Content, Flow, Inlet};
+use crate::streams::consumer::inlet::{Batch, Content, Flow, Inlet, PART_ROOM, room_of};
+use crate::streams::consumer::tap::{Found, READ, Tap};
 use crate::supervision::OwnedTask;
-
-/// What a part that waits takes of the room beside its bytes: about what it costs in memory.
-const GAP_ROOM: usize = 128;
-
-/// Bytes asked of QUIC at once, at first.
-const READ: usize = 64 * 1024;
-
-/// Bytes asked of a source that fills the room there is: the more, the fewer items lie across two buffers and are copied.
-const READ_MOST: usize = 256 * 1024;
-
-/// What is worth a read.
-const READ_LEAST: usize = 4 * 1024;
 
 /// The actor.
 pub(crate) struct Receiver;
@@ -206,34 +196,24 @@ async fn subscribe(arguments: &ReceiverArguments) -> Result<Never, ReceiverEnd> 
     if arguments.consumer.send_message(ConsumerMessage::Accepted(flow.attempt)).is_err() {
         return Err(ReceiverEnd::Cut);
     }
-    let mut entries = Entries::new(&accepted, terms.item_max);
-    let mut ask = READ;
+    let tap = Arc::new(Tap::new(recv, buffer, Entries::new(&accepted, terms.item_max)));
+    let _open = inlet.open(flow, &tap);
     loop {
-        let read = entries.take(&mut buffer);
-        let read = read.map_err(|error| misbehaved(&mut recv, error.code(), &error))?;
-        if let Some(read) = read {
-            let delivering = deliver(arguments, &accepted, &entries, read);
-            tokio::pin!(delivering);
-            // An app that reads nothing for a while keeps its ticket good all the same.
-            loop {
-                tokio::select! {
-                    biased;
-                    delivered = &mut delivering => break delivered?,
-                    renewal = renewal(&mut ticket) => say(&mut send, renewal?).await?,
-                }
-            }
-            continue;
-        }
-        make_room(&mut buffer, entries.needs(), ask);
         tokio::select! {
             // What comes most is looked for first; but a source that never pauses keeps no ticket from being presented.
             biased;
-            read = recv.read_buf(&mut buffer), if !ticket.has_changed().unwrap_or(true) => match read {
-                Ok(0) => return Err(misbehaved(&mut recv, Code::Malformed, &"it ended without a word")),
-                Ok(_) if buffer.len() == buffer.capacity() => ask = READ_MOST,
-                Ok(_) => ask = READ,
-                Err(error) => return Err(ReceiverEnd::Lost(StreamError::from_io(&error))),
-            },
+            found = tap.next(), if !ticket.has_changed().unwrap_or(true) => {
+                let delivering = deliver(arguments, &tap, found);
+                tokio::pin!(delivering);
+                // An app that reads nothing for a while keeps its ticket good all the same.
+                loop {
+                    tokio::select! {
+                        biased;
+                        delivered = &mut delivering => break delivered?,
+                        renewal = renewal(&mut ticket) => say(&mut send, renewal?).await?,
+                    }
+                }
+            }
             () = flow.took.notified(), if accepted.channel == Channel::Latest => {
                 say(&mut send, ConsumerFrame::Taken { through: flow.taken() }).await?;
             }
@@ -249,13 +229,6 @@ async fn renewal(
     ticket.changed().await.map_err(|_| ReceiverEnd::Cut)?;
     let renewed = ticket.borrow_and_update().clone().ok_or(ReceiverEnd::Cut)?;
     Ok(ConsumerFrame::Renew { ticket: renewed.to_vec() })
-}
-
-/// Makes room for what comes next. A buffer is filled before there is another one: whatever of it waits for the app keeps all of it in memory.
-fn make_room(buffer: &mut BytesMut, needs: usize, ask: usize) {
-    if buffer.capacity().saturating_sub(buffer.len()) < needs.max(READ_LEAST) {
-        buffer.reserve(needs.max(ask));
-    }
 }
 
 /// Says something to the producer. What is said is small and rare: one that has no room for it reads nothing at all.
@@ -339,41 +312,32 @@ fn begin(arguments: &ReceiverArguments, accepted: &Accepted) -> Result<bool, Ent
     Ok(is_current)
 }
 
-/// Puts what was read into the inlet, once it has room.
+/// Puts what was found into the inlet, once it has room.
 async fn deliver(
     arguments: &ReceiverArguments,
-    accepted: &Accepted,
-    entries: &Entries,
-    read: Read,
+    tap: &Tap,
+    found: Found,
 ) -> Result<(), ReceiverEnd> {
     let ReceiverArguments { inlet, flow, .. } = arguments;
-    let numbers = &flow.numbers;
-    let content = match read {
-        Read::Items { first, count, bytes: items } => {
-            let length = items.len();
-            // What comes in many small parts costs more than its bytes.
-            let room = inlet.room(length.saturating_add(GAP_ROOM)).await.ok_or(ReceiverEnd::Cut)?;
-            numbers.came(u64::from(count), length);
-            Some((Content::Items(first, Items::new(items)), room))
-        }
-        Read::Gap { missed } => {
-            // It is of a few bytes only, and may be followed by as many more as the producer likes.
-            let room = inlet.room(GAP_ROOM).await.ok_or(ReceiverEnd::Cut)?;
-            numbers.miss(missed);
-            Some((Content::Missed(missed), room))
-        }
-        Read::Skip { superseded } => {
-            numbers.supersede(superseded);
-            None
-        }
-        Read::End(end) => return Err(ReceiverEnd::Ended(end)),
+    let misbehaved = |code, error: &dyn Display| {
+        tap.stop(code);
+        Err(ReceiverEnd::Misbehaved(error.to_string().into()))
     };
-    let resume = Resume { epoch: accepted.epoch, next: entries.next() };
-    let batch = content.map(|(content, room)| {
-        let flow = Arc::clone(flow);
-        Batch { flow, content, _room: Some(room) }
-    });
-    if inlet.advance(flow, resume, batch) { Ok(()) } else { Err(ReceiverEnd::Cut) }
+    let (read, next) = match found {
+        Found::Read(read, next) => (read, next),
+        Found::Broken(error) => return misbehaved(error.code(), &error),
+        Found::Ended => return misbehaved(Code::Malformed, &"it ended without a word"),
+        Found::Lost(error) => return Err(ReceiverEnd::Lost(error)),
+        Found::Stale => return Err(ReceiverEnd::Cut),
+    };
+    let room = match &read {
+        Read::End(end) => return Err(ReceiverEnd::Ended(*end)),
+        Read::Skip { .. } => None,
+        Read::Items { .. } | Read::Gap { .. } => {
+            Some(inlet.room(room_of(&read)).await.ok_or(ReceiverEnd::Cut)?)
+        }
+    };
+    if inlet.put_read(flow, read, next, room) { Ok(()) } else { Err(ReceiverEnd::Cut) }
 }
 
 /// Puts datagrams of this subscription into the inlet as long as the answer lives; what finds no room is lost.
@@ -406,7 +370,7 @@ fn follow_datagrams(
         let after = number.saturating_add(1).max(expected);
         next = Some(after);
         let resume = Resume { epoch, next: after };
-        let Some(room) = inlet.try_room(bytes.len().saturating_add(GAP_ROOM)) else {
+        let Some(room) = inlet.try_room(bytes.len().saturating_add(PART_ROOM)) else {
             inlet.advance(&flow, resume, None);
             numbers.miss(1);
             return false;
@@ -416,30 +380,4 @@ fn follow_datagrams(
         let batch = Batch { flow: Arc::clone(&flow), content, _room: Some(room) };
         inlet.advance(&flow, resume, Some(batch))
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lone_items_that_wait_share_the_buffers_that_they_came_in() {
-        let (channel, extensions) = (Channel::Reliable, Extensions::none());
-        let accepted = Accepted { channel, epoch: 1, next: 0, extensions };
-        let mut entries = Entries::new(&accepted, 64);
-        let item = [[64, 0, 0, 0].as_slice(), &[7; 64]].concat();
-        let (mut buffer, mut behind) = (BytesMut::new(), std::ptr::null());
-        let (mut waiting, mut buffers) = (Vec::new(), 0);
-        for _ in 0..2000 {
-            make_room(&mut buffer, entries.needs(), READ);
-            buffers += usize::from(buffer.as_ptr() != behind);
-            buffer.extend_from_slice(&item);
-            let read = entries.take(&mut buffer);
-            behind = buffer.as_ptr();
-            waiting.push(read);
-        }
-        assert!(waiting.iter().all(|read| matches!(read, Ok(Some(Read::Items { count: 1, .. })))));
-        let filled = waiting.len() * item.len() / (READ - READ_LEAST);
-        assert!(buffers <= filled + 1, "{buffers} buffers for what fills {filled}");
-    }
 }
