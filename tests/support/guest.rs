@@ -96,15 +96,21 @@ async fn knock_at(
 /// # Panics
 /// When nothing comes, or what comes is no frame.
 pub async fn hear(receive: &mut RecvStream) -> Option<Control> {
-    within(PATIENCE, "a control frame", async {
-        let mut prefix = [0; LENGTH_BYTES];
-        receive.read_exact(&mut prefix).await.ok()?;
-        let length = frame::length(prefix, CONTROL_MAX).expect("a length within bounds");
-        let mut body = vec![0; length];
-        receive.read_exact(&mut body).await.ok()?;
-        Some(Control::decode(&body).expect("a frame"))
-    })
-    .await
+    let body = within(PATIENCE, "a control frame", framed(receive, CONTROL_MAX)).await?;
+    Some(Control::decode(&body).expect("a frame"))
+}
+
+/// The body of the next frame, of at most so many bytes; `None` if the stream ends or is given up before it is there.
+///
+/// # Panics
+/// When it claims to be longer.
+pub async fn framed(receive: &mut RecvStream, max: usize) -> Option<Vec<u8>> {
+    let mut prefix = [0; LENGTH_BYTES];
+    receive.read_exact(&mut prefix).await.ok()?;
+    let length = frame::length(prefix, max).expect("a length within bounds");
+    let mut body = vec![0; length];
+    receive.read_exact(&mut body).await.ok()?;
+    Some(body)
 }
 
 /// A stranger that was welcomed.

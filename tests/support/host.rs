@@ -4,14 +4,14 @@
 
 use std::time::Duration;
 
-use iroh::endpoint::{Connection, ReadError, ReadExactError, RecvStream, SendStream};
+use iroh::endpoint::{Connection, RecvStream, SendStream};
 use kinfolk::{Code, EndpointAddr, EndpointId, Incarnation};
 use kinfolk_core::wire::{
-    Answer, CALL_MAX_DEFAULT, Control, Extensions, HEADER_MAX, Hello, LENGTH_BYTES, MINOR,
-    StreamHeader, Welcome, call_prefix, frame,
+    Answer, CALL_MAX_DEFAULT, Control, Extensions, HEADER_MAX, Hello, MINOR, StreamHeader, Welcome,
+    call_prefix,
 };
 
-use super::guest::{alpn, bytes, hear};
+use super::guest::{alpn, bytes, framed, hear};
 use super::stranger::{Identity, Listener, Stranger};
 use super::wait::within;
 
@@ -119,8 +119,9 @@ impl Dialled {
         loop {
             let stream = within(PATIENCE, "a stream", self.connection.accept_bi()).await;
             let (send, mut receive) = stream.expect("the connection is up");
-            let header = within(PATIENCE, "a header", header(&mut receive)).await;
+            let header = within(PATIENCE, "a header", framed(&mut receive, HEADER_MAX)).await;
             if let Some(header) = header {
+                let header = StreamHeader::decode(&header).expect("a header");
                 return Asked { header, send, receive };
             }
         }
@@ -129,24 +130,6 @@ impl Dialled {
     /// Closes the connection with this code.
     pub fn close(&self, code: Code) {
         self.connection.close(u32::from(code.to_wire()).into(), code.name().as_bytes());
-    }
-}
-
-/// Reads the header of a stream; `None` if the node gives the stream up first.
-async fn header(receive: &mut RecvStream) -> Option<StreamHeader> {
-    let mut prefix = [0; LENGTH_BYTES];
-    read(receive, &mut prefix).await?;
-    let length = frame::length(prefix, HEADER_MAX).expect("a length within bounds");
-    let mut body = vec![0; length];
-    read(receive, &mut body).await?;
-    Some(StreamHeader::decode(&body).expect("a header"))
-}
-
-async fn read(receive: &mut RecvStream, bytes: &mut [u8]) -> Option<()> {
-    match receive.read_exact(bytes).await {
-        Ok(()) => Some(()),
-        Err(ReadExactError::ReadError(ReadError::Reset(_))) => None,
-        Err(error) => panic!("expected a header: {error:?}"),
     }
 }
 

@@ -16,10 +16,6 @@ use kinfolk_tests::support::wait::{eventually, within};
 
 use crate::scene::{SOON, all_know_all, count, discovering, from, knows, over, short_silence};
 
-fn is_refusal(answer: u8) -> bool {
-    matches!(Answer::from_byte(answer), Answer::Refuse(_))
-}
-
 /// Two neighbours, and a stranger that is a neighbour of the first.
 struct Scene {
     node: Node,
@@ -216,7 +212,10 @@ async fn a_peer_with_a_stream_for_every_place_takes_no_place_of_others() {
         let end = within(SOON, "the refusal", receive.read_to_end(1)).await;
         // By the announcer; or by the answer, where more are open at the moment than one peer has places for.
         let is_refused = match &end {
-            Ok(answer) => answer.first().is_some_and(|byte| is_refusal(*byte)),
+            Ok(answer) => {
+                let answer = answer.first().map(|byte| Answer::from_byte(*byte));
+                matches!(answer, Some(Answer::Refuse(_)))
+            }
             Err(error) => matches!(error, ReadToEndError::Read(ReadError::Reset(_))),
         };
         assert!(is_refused, "{end:?}");

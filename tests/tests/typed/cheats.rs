@@ -12,8 +12,8 @@ use kinfolk_core::wire::subscription::{
     ANSWERED_MAX, Accepted, Answered, Channel, ConsumerFrame, ControlEntry, PROTOCOL,
     SUBSCRIBE_MAX, StreamEnd, Subscribe, encode_datagram, item_head,
 };
-use kinfolk_core::wire::{Answer, Extensions, LENGTH_BYTES, frame};
-use kinfolk_tests::support::guest::{Guest, hello};
+use kinfolk_core::wire::{Answer, Extensions};
+use kinfolk_tests::support::guest::{self, Guest, hello};
 use kinfolk_tests::support::host::{Asked, Dialled};
 use kinfolk_tests::support::node::NETWORK;
 use kinfolk_tests::support::stranger::Stranger;
@@ -94,15 +94,7 @@ impl Producing {
 
 /// The body of the next frame.
 pub async fn framed(receive: &mut RecvStream, max: usize) -> Option<Vec<u8>> {
-    within(SOON, "a frame", async {
-        let mut prefix = [0; LENGTH_BYTES];
-        receive.read_exact(&mut prefix).await.ok()?;
-        let length = frame::length(prefix, max).expect("a length within bounds");
-        let mut body = vec![0; length];
-        receive.read_exact(&mut body).await.ok()?;
-        Some(body)
-    })
-    .await
+    within(SOON, "a frame", guest::framed(receive, max)).await
 }
 
 /// The bytes with which a producer accepts.

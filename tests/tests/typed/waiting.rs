@@ -7,13 +7,13 @@ use std::task::{Context, Wake, Waker};
 use std::time::Instant;
 
 use futures_util::{FutureExt as _, StreamExt as _};
-use kinfolk::{Node, NodeEvent, Received};
+use kinfolk::{Consumer, EndpointId, Node, NodeEvent, Received};
 use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::wait::{eventually, within};
 use tokio::sync::{Notify, mpsc};
 
 use crate::scene::{
-    SOON, alone, consumer, from, over, pair, producer, receives, send, source, subscribed,
+    SOON, Tick, alone, consumer, from, over, pair, producer, receives, send, subscribed,
 };
 
 /// Tells that whoever waits was woken.
@@ -28,9 +28,16 @@ impl Wake for Woken {
 
 /// What the node has read from its subscriptions.
 async fn bytes_read(node: &Node) -> u64 {
-    let protocols = node.metrics().await.expect("it runs").protocols;
-    let subscriptions = protocols.iter().find(|(name, _)| name.as_str() == "kinfolk/stream/1");
-    subscriptions.expect("there are some").1.bytes_received
+    node.metrics().await.expect("it runs").protocols["kinfolk/stream/1"].bytes_received
+}
+
+/// The item of this number is read although the app does not ask for it, and then the app gets it.
+async fn comes_unasked(consumer: &mut Consumer<Tick>, source: EndpointId, n: u64) {
+    eventually(SOON, "it is read", async || {
+        crate::scene::source(consumer, source).is_some_and(|source| source.items == n + 1)
+    })
+    .await;
+    receives(consumer, n..n + 1).await;
 }
 
 #[tokio::test]
@@ -69,11 +76,7 @@ async fn what_comes_when_the_app_has_stopped_waiting_is_read_without_it() {
     for n in 0..50 {
         assert_eq!(consumer.recv().now_or_never(), None);
         send(&producer, n..n + 1).await;
-        eventually(SOON, "it is read", async || {
-            source(&consumer, alice.id()).is_some_and(|source| source.items == n + 1)
-        })
-        .await;
-        receives(&mut consumer, n..n + 1).await;
+        comes_unasked(&mut consumer, alice.id(), n).await;
     }
     over([alice, bob]).await;
 }
@@ -97,11 +100,7 @@ async fn what_an_app_was_woken_for_and_never_looked_at_is_read_without_it() {
             within(SOON, "news", woken.0.notified()).await;
             left += u32::from(bytes_read(&bob).await == before);
         }
-        eventually(SOON, "it is read", async || {
-            source(&consumer, alice.id()).is_some_and(|source| source.items == n + 1)
-        })
-        .await;
-        receives(&mut consumer, n..n + 1).await;
+        comes_unasked(&mut consumer, alice.id(), n).await;
         if left == 3 {
             break;
         }
