@@ -42,7 +42,7 @@ impl Here {
 }
 
 #[cfg(feature = "fault-injection")]
-pub(crate) use injection::Here;
+pub(crate) use injection::{Here, Points};
 
 #[cfg(feature = "fault-injection")]
 mod points;
@@ -143,6 +143,15 @@ mod injection {
         Feed,
         Consumer,
         Receiver,
+    }
+
+    /// The points of a job.
+    #[derive(Debug)]
+    pub(crate) struct Points {
+        pub(crate) pre_start: Point,
+        pub(crate) task: Point,
+        pub(crate) done: Point,
+        pub(crate) panicked: Point,
     }
 
     /// What a point is a part of.

@@ -14,6 +14,9 @@ pub(crate) trait BytesConvertable: Sized {
 /// Marks a message type as never leaving the process.
 macro_rules! local_only {
     ($message:ty) => {
+        $crate::local_only::local_only!(@[] $message);
+    };
+    (@[$($generic:tt)*] $message:ty) => {
         const _: () = {
             #[allow(unused_imports, reason = "of use only where ractor has no such trait")]
             use $crate::local_only::*;
@@ -21,7 +24,7 @@ macro_rules! local_only {
             const _: () = {
                 #[allow(unused_imports, reason = "of use only where ractor has the trait")]
                 use ractor::*;
-                impl BytesConvertable for $message {
+                impl<$($generic)*> BytesConvertable for $message {
                     fn into_bytes(self) -> Vec<u8> {
                         Vec::new()
                     }

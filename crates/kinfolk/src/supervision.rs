@@ -20,6 +20,8 @@ use tracing::warn;
 
 use crate::fault::Here;
 
+pub(crate) mod job;
+
 /// Restarts within [`RESTART_PERIOD`] that a parent tolerates; Erlang/OTP's defaults are 1 in 5 s, which a burst of one cause exceeds.
 pub(crate) const RESTARTS_MAX: usize = 5;
 /// The period over which restarts are counted.

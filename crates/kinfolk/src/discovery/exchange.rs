@@ -11,7 +11,7 @@ use kinfolk_core::exchange::ExchangeError as Fault;
 use kinfolk_core::id::ProtocolName;
 use kinfolk_core::peer_link::Direction;
 use kinfolk_core::record::RecordError;
-use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
+use ractor::RpcReplyPort;
 use thiserror::Error;
 
 use crate::context::Context;
@@ -19,12 +19,11 @@ use crate::discovery::conversation;
 use crate::discovery::manager::DiscoveryMessage;
 use crate::error::{NodeClosed, OpenError, StreamError};
 #[cfg(feature = "fault-injection")]
-use crate::fault::Point;
-use crate::fault::here;
-use crate::local_only::local_only;
+use crate::fault::{Point, Points};
 use crate::peers::link::Link;
 use crate::protocol::service::Incoming;
-use crate::supervision::{OwnedTask, lock};
+use crate::supervision::job::Work;
+use crate::supervision::lock;
 
 /// The library's own protocol by which two nodes reconcile their catalogs.
 pub(crate) const EXCHANGE: ProtocolName = ProtocolName::from_static("kinfolk/exchange/1");
@@ -32,11 +31,8 @@ pub(crate) const EXCHANGE: ProtocolName = ProtocolName::from_static("kinfolk/exc
 /// Whoever asked for an exchange and waits for what came of it.
 pub(crate) type ExchangeReply = RpcReplyPort<Result<ExchangeReport, ExchangeError>>;
 
-/// The actor.
-pub(crate) struct Exchange;
-
-/// What it is started with.
-pub(crate) struct ExchangeArguments {
+/// The work; see the module page.
+pub(crate) struct Exchange {
     pub(crate) context: Arc<Context>,
     pub(crate) peer: EndpointId,
     pub(crate) role: Role,
@@ -75,23 +71,6 @@ impl Role {
             Self::Responder(..) => Direction::Inbound,
         }
     }
-}
-
-/// Reports of its own task.
-pub(crate) enum ExchangeMessage {
-    /// It is over.
-    Done(Result<Exchanged, ExchangeError>),
-    /// The task panicked.
-    TaskPanicked(String),
-}
-local_only!(ExchangeMessage);
-
-/// What Discovery finds in the state of an exchange that stopped.
-pub(crate) struct ExchangeState {
-    context: Arc<Context>,
-    /// How it ended; `None` while it runs.
-    pub(crate) end: Option<Result<Exchanged, ExchangeError>>,
-    _task: OwnedTask,
 }
 
 /// What came of an exchange, for those who asked and for walkers.
@@ -187,40 +166,23 @@ impl ExchangeError {
     }
 }
 
-#[ractor::actor(message = ExchangeMessage, state = ExchangeState, arguments = ExchangeArguments)]
-impl Exchange {
-    async fn pre_start(
-        &self,
-        myself: ActorRef<ExchangeMessage>,
-        arguments: ExchangeArguments,
-    ) -> Result<ExchangeState, ActorProcessingErr> {
-        let ExchangeArguments { context, peer, role } = arguments;
-        here!(context, Point::ExchangePreStart).pass().await?;
-        let task = here!(context, Point::ExchangeTask);
-        let (me, context_too) = (myself.clone(), Arc::clone(&context));
-        let running = async move {
-            let result = conversation::run(&context_too, peer, role).await;
-            let _ = me.send_message(ExchangeMessage::Done(result));
-        };
-        let task = OwnedTask::spawn(&myself, task, running, ExchangeMessage::TaskPanicked);
-        Ok(ExchangeState { context, end: None, _task: task })
+impl Work for Exchange {
+    type End = Result<Exchanged, ExchangeError>;
+    const NAME: &'static str = "exchange";
+    #[cfg(feature = "fault-injection")]
+    const POINTS: Points = Points {
+        pre_start: Point::ExchangePreStart,
+        task: Point::ExchangeTask,
+        done: Point::ExchangeDone,
+        panicked: Point::ExchangeTaskPanicked,
+    };
+
+    fn context(&self) -> &Arc<Context> {
+        &self.context
     }
 
-    async fn handle(
-        &self,
-        myself: ActorRef<ExchangeMessage>,
-        message: ExchangeMessage,
-        state: &mut ExchangeState,
-    ) -> Result<(), ActorProcessingErr> {
-        here!(state.context, message.point()).pass().await?;
-        match message {
-            ExchangeMessage::Done(result) => {
-                state.end = Some(result);
-                myself.stop(None);
-                Ok(())
-            }
-            ExchangeMessage::TaskPanicked(text) => Err(text.into()),
-        }
+    async fn run(self) -> Self::End {
+        conversation::run(&self.context, self.peer, self.role).await
     }
 }
 

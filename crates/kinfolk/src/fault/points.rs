@@ -2,18 +2,16 @@
 
 use crate::accept::AcceptMessage;
 use crate::discovery::announcer::AnnouncerMessage;
-use crate::discovery::exchange::ExchangeMessage;
 use crate::discovery::manager::DiscoveryMessage;
 use crate::discovery::walker::WalkerMessage;
-use crate::fault::Point;
+use crate::fault::{Point, Points};
 use crate::node::actor::{Internal, NodeMessage, Note};
 use crate::peers::manager::PeerManagerMessage;
 use crate::peers::session::SessionMessage;
 use crate::streams::consumer::actor::ConsumerMessage;
-use crate::streams::consumer::receiver::ReceiverMessage;
 use crate::streams::manager::StreamsMessage;
 use crate::streams::producer::actor::ProducerMessage;
-use crate::streams::producer::feed::FeedMessage;
+use crate::supervision::job::JobMessage;
 
 impl NodeMessage {
     pub(crate) fn point(&self) -> Option<Point> {
@@ -164,15 +162,6 @@ impl AnnouncerMessage {
     }
 }
 
-impl ExchangeMessage {
-    pub(crate) fn point(&self) -> Option<Point> {
-        Some(match self {
-            Self::Done(_) => Point::ExchangeDone,
-            Self::TaskPanicked(_) => Point::ExchangeTaskPanicked,
-        })
-    }
-}
-
 impl StreamsMessage {
     pub(crate) fn point(&self) -> Option<Point> {
         Some(match self {
@@ -202,15 +191,6 @@ impl ProducerMessage {
     }
 }
 
-impl FeedMessage {
-    pub(crate) fn point(&self) -> Option<Point> {
-        Some(match self {
-            Self::Done(_) => Point::FeedDone,
-            Self::TaskPanicked(_) => Point::FeedTaskPanicked,
-        })
-    }
-}
-
 impl ConsumerMessage {
     pub(crate) fn point(&self) -> Option<Point> {
         Some(match self {
@@ -227,11 +207,11 @@ impl ConsumerMessage {
     }
 }
 
-impl ReceiverMessage {
-    pub(crate) fn point(&self) -> Option<Point> {
+impl<E> JobMessage<E> {
+    pub(crate) fn point(&self, points: &Points) -> Option<Point> {
         Some(match self {
-            Self::Done(_) => Point::ReceiverDone,
-            Self::TaskPanicked(_) => Point::ReceiverTaskPanicked,
+            Self::Done(_) => points.done,
+            Self::TaskPanicked(_) => points.panicked,
         })
     }
 }

@@ -9,14 +9,11 @@ use kinfolk_core::errands;
 use kinfolk_core::peer_link::Direction;
 use kinfolk_core::quota::{self, Room};
 use kinfolk_core::walk::Wake;
-use ractor::{ActorCell, ActorId, ActorRef};
+use ractor::{ActorCell, ActorId};
 use tracing::debug;
 
-use super::{CHILD_START, DiscoveryMessage, DiscoveryState, LATE};
-use crate::discovery::exchange::{
-    Exchange, ExchangeArguments, ExchangeError, ExchangeMessage, ExchangeReply, ExchangeState,
-    Exchanged, Heard, Role,
-};
+use super::{DiscoveryMessage, DiscoveryState};
+use crate::discovery::exchange::{Exchange, ExchangeError, ExchangeReply, Exchanged, Heard, Role};
 use crate::discovery::records::UnderWay;
 use crate::discovery::walker::{Visited, WalkerMessage};
 use crate::error::OpenError;
@@ -28,6 +25,7 @@ use crate::metrics::Family;
 use crate::peers::link::{LettingGo, Link};
 use crate::peers::manager::{ERRAND_LINGER, PeerManagerMessage};
 use crate::protocol::service::Incoming;
+use crate::supervision::job::{self, JobRef, Unfinished};
 use crate::supervision::{ChildEnd, Lost, OwnedTask, lock};
 
 /// Peers to start from that are asked at once; the walkers go to the others.
@@ -59,7 +57,7 @@ pub(super) struct Wanted {
 
 /// One of the places for exchanges that peers open.
 pub(super) struct Place {
-    pub(super) actor: ActorRef<ExchangeMessage>,
+    pub(super) actor: JobRef<Exchange>,
     pub(super) since: Instant,
     pub(super) heard: Heard,
     /// It is being stopped, since another one needs the place.
@@ -182,15 +180,13 @@ impl DiscoveryState {
             Role::Initiator => None,
             Role::Responder(_, heard) => Some(heard.clone()),
         };
-        let arguments = ExchangeArguments { context: Arc::clone(&self.context), peer, role };
-        let supervisor = self.me.get_cell();
-        let starting = ractor::Actor::spawn_linked(None, Exchange, arguments, supervisor);
-        let started = tokio::time::timeout(CHILD_START, starting).await;
+        let exchange = Exchange { context: Arc::clone(&self.context), peer, role };
+        let started = job::start(exchange, self.me.get_cell()).await;
         let (walkers, waiting) = (walker.into_iter().collect(), reply.into_iter().collect());
         let late = Vec::new();
         let wanted = Wanted { peer, direction, wakes: self.wakes, walkers, late, waiting };
         match started {
-            Ok(Ok((actor, _))) => {
+            Ok(actor) => {
                 let now = Instant::now();
                 let place = heard.map(|heard| {
                     let actor = actor.clone();
@@ -206,8 +202,7 @@ impl DiscoveryState {
                 self.exchanges.insert(actor.get_id(), running);
                 self.count_running();
             }
-            Ok(Err(error)) => self.exchange_over(wanted, Err(ExchangeError::failed(&error))),
-            Err(_) => self.exchange_over(wanted, Err(ExchangeError::failed(&LATE))),
+            Err(error) => self.exchange_over(wanted, Err(ExchangeError::failed(&error))),
         }
     }
 
@@ -216,24 +211,14 @@ impl DiscoveryState {
             return;
         };
         self.count_running();
-        let result = match end {
-            ChildEnd::Stopped(state) => {
-                let state = state.and_then(|mut state| state.take::<ExchangeState>().ok());
-                let end = state.and_then(|state| state.end);
-                let is_displaced = place.as_ref().is_some_and(|place| place.is_displaced);
-                end.unwrap_or_else(|| match is_displaced {
-                    true => Err(ExchangeError::Displaced),
-                    false => Err(ExchangeError::failed(&"it stopped")),
-                })
-            }
-            ChildEnd::Killed if lost.is_so() => {
+        let is_displaced = place.is_some_and(|place| place.is_displaced);
+        let result = match job::end_of::<Exchange>(&self.context, end) {
+            Ok(result) => result,
+            Err(Unfinished::Stopped) if is_displaced => Err(ExchangeError::Displaced),
+            Err(Unfinished::Killed) if lost.is_so() => {
                 Err(ExchangeError::failed(&"it did not end by its deadline"))
             }
-            ChildEnd::Killed => Err(ExchangeError::failed(&"it was killed")),
-            ChildEnd::Failed(error) => {
-                self.context.counters.count(Family::Panicked, "exchange");
-                Err(ExchangeError::failed(&error))
-            }
+            Err(unfinished) => Err(ExchangeError::failed(&unfinished)),
         };
         self.exchange_over(wanted, result);
     }

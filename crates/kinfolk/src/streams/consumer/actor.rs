@@ -29,13 +29,9 @@ use crate::fault::here;
 use crate::local_only::local_only;
 use crate::metrics::Family;
 use crate::streams::consumer::inlet::{Flow, Inlet};
-use crate::streams::consumer::receiver::{
-    ANSWER_FACTOR, Receiver, ReceiverArguments, ReceiverEnd, ReceiverMessage, ReceiverState, SAY,
-};
+use crate::streams::consumer::receiver::{ANSWER_FACTOR, Receiver, ReceiverEnd, SAY};
+use crate::supervision::job::{self, JobRef, Unfinished};
 use crate::supervision::{ChildEnd, OwnedTask, Pulse, child_end};
-
-/// How long a child may take to start: local work that awaits nobody.
-const CHILD_START: Duration = Duration::from_secs(1);
 
 /// The actor.
 pub(crate) struct Consuming;
@@ -88,7 +84,7 @@ pub(crate) struct ConsumerState {
 
 /// A subscription.
 struct Receiving {
-    actor: ActorRef<ReceiverMessage>,
+    actor: JobRef<Receiver>,
     flow: Arc<Flow>,
     /// It was told to end: what it says of its end is of no interest.
     is_cut: bool,
@@ -375,7 +371,7 @@ impl ConsumerState {
             source.flow = Arc::downgrade(&flow);
             (flow, source.resume)
         });
-        let arguments = ReceiverArguments {
+        let receiver = Receiver {
             context: Arc::clone(&self.context),
             consumer: self.me.clone(),
             inlet: Arc::clone(&self.inlet),
@@ -385,15 +381,13 @@ impl ConsumerState {
             introduce,
         };
         let ticket = self.inlet.ticket().borrow().clone();
-        let supervisor = self.me.get_cell();
-        let starting = ractor::Actor::spawn_linked(None, Receiver, arguments, supervisor);
-        match tokio::time::timeout(CHILD_START, starting).await {
-            Ok(Ok((actor, _))) => {
+        match job::start(receiver, self.me.get_cell()).await {
+            Ok(actor) => {
                 let (is_cut, is_up, since) = (false, false, Instant::now());
                 let receiving = Receiving { actor, flow, is_cut, is_up, since, ticket };
                 self.receivers.insert(receiving.actor.get_id(), receiving);
             }
-            Ok(Err(_)) | Err(_) => {
+            Err(_) => {
                 self.context.counters.count(Family::SourceEnded, "failed");
                 self.note_error(&peer, "its receiver did not start".into());
                 let lost = Input::Lost { attempt, resume };
@@ -411,20 +405,10 @@ impl ConsumerState {
         let Some(receiving) = self.receivers.remove(&actor) else { return };
         let Receiving { flow, is_cut, is_up, ticket, .. } = receiving;
         let (peer, attempt) = (flow.source, flow.attempt);
-        let end = match end {
-            ChildEnd::Stopped(state) => {
-                let state = state.and_then(|mut state| state.take::<ReceiverState>().ok());
-                let end = state.and_then(|state| state.end);
-                end.unwrap_or_else(|| match is_cut {
-                    true => ReceiverEnd::Cut,
-                    false => ReceiverEnd::Failed("it stopped".into()),
-                })
-            }
-            ChildEnd::Killed => ReceiverEnd::Failed("it was killed".into()),
-            ChildEnd::Failed(error) => {
-                self.context.counters.count(Family::Panicked, "receiver");
-                ReceiverEnd::Failed(error.to_string().into())
-            }
+        let end = match job::end_of::<Receiver>(&self.context, end) {
+            Ok(end) => end,
+            Err(Unfinished::Stopped) if is_cut => ReceiverEnd::Cut,
+            Err(unfinished) => ReceiverEnd::Failed(unfinished.to_string().into()),
         };
         debug!(peer = %peer.fmt_short(), %end, "source over");
         if !is_cut {

@@ -15,7 +15,7 @@ use kinfolk_core::wire::subscription::{
     ANSWERED_MAX, Accepted, Answered, Channel, ConsumerFrame, Refusal, Resume, StreamEnd, Subscribe,
 };
 use kinfolk_core::wire::{Extensions, StreamMode, frame};
-use ractor::{ActorProcessingErr, ActorRef};
+use ractor::ActorRef;
 use thiserror::Error;
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
@@ -23,9 +23,7 @@ use tokio::sync::watch;
 use crate::context::Context;
 use crate::error::{OpenError, StreamError};
 #[cfg(feature = "fault-injection")]
-use crate::fault::Point;
-use crate::fault::here;
-use crate::local_only::local_only;
+use crate::fault::{Point, Points};
 use crate::peers::datagrams::Subscribed;
 use crate::protocol::open::{self, Options, Peer};
 use crate::protocol::stream::{RecvStream, SendStream};
@@ -33,13 +31,10 @@ use crate::streams::SUBSCRIBE;
 use crate::streams::consumer::actor::ConsumerMessage;
 use crate::streams::consumer::inlet::{Batch, Content, Flow, Inlet, PART_ROOM, room_of};
 use crate::streams::consumer::tap::{Found, READ, Tap};
-use crate::supervision::OwnedTask;
+use crate::supervision::job::Work;
 
-/// The actor.
-pub(crate) struct Receiver;
-
-/// What it is started with.
-pub(crate) struct ReceiverArguments {
+/// The work; see the module page.
+pub(crate) struct Receiver {
     pub(crate) context: Arc<Context>,
     pub(crate) consumer: ActorRef<ConsumerMessage>,
     pub(crate) inlet: Arc<Inlet>,
@@ -47,23 +42,6 @@ pub(crate) struct ReceiverArguments {
     pub(crate) resume: Option<Resume>,
     /// Whether the peer has to be told first who this node is.
     pub(crate) introduce: bool,
-}
-
-/// Reports of its own task.
-pub(crate) enum ReceiverMessage {
-    /// It is over.
-    Done(ReceiverEnd),
-    /// The task panicked.
-    TaskPanicked(String),
-}
-local_only!(ReceiverMessage);
-
-/// What the consumer finds in the state of a receiver that stopped.
-pub(crate) struct ReceiverState {
-    context: Arc<Context>,
-    /// How it ended; `None` while it runs.
-    pub(crate) end: Option<ReceiverEnd>,
-    _task: OwnedTask,
 }
 
 /// How a subscription ended, seen from the consumer.
@@ -112,54 +90,33 @@ impl ReceiverEnd {
     }
 }
 
-#[ractor::actor(message = ReceiverMessage, state = ReceiverState, arguments = ReceiverArguments)]
-impl Receiver {
-    async fn pre_start(
-        &self,
-        myself: ActorRef<ReceiverMessage>,
-        arguments: ReceiverArguments,
-    ) -> Result<ReceiverState, ActorProcessingErr> {
-        let context = Arc::clone(&arguments.context);
-        here!(context, Point::ReceiverPreStart).pass().await?;
-        let task = here!(context, Point::ReceiverTask);
-        let me = myself.clone();
-        let running = async move {
-            let end = receive(arguments).await;
-            let _ = me.send_message(ReceiverMessage::Done(end));
-        };
-        let task = OwnedTask::spawn(&myself, task, running, ReceiverMessage::TaskPanicked);
-        Ok(ReceiverState { context, end: None, _task: task })
+impl Work for Receiver {
+    type End = ReceiverEnd;
+    const NAME: &'static str = "receiver";
+    #[cfg(feature = "fault-injection")]
+    const POINTS: Points = Points {
+        pre_start: Point::ReceiverPreStart,
+        task: Point::ReceiverTask,
+        done: Point::ReceiverDone,
+        panicked: Point::ReceiverTaskPanicked,
+    };
+
+    fn context(&self) -> &Arc<Context> {
+        &self.context
     }
 
-    async fn handle(
-        &self,
-        myself: ActorRef<ReceiverMessage>,
-        message: ReceiverMessage,
-        state: &mut ReceiverState,
-    ) -> Result<(), ActorProcessingErr> {
-        here!(state.context, message.point()).pass().await?;
-        match message {
-            ReceiverMessage::Done(end) => {
-                state.end = Some(end);
-                myself.stop(None);
-                Ok(())
-            }
-            ReceiverMessage::TaskPanicked(text) => Err(text.into()),
-        }
+    async fn run(self) -> ReceiverEnd {
+        let end = subscribe(&self).await;
+        end.map_or_else(|end| end, |never| match never {})
     }
-}
-
-/// Carries one subscription to its end.
-async fn receive(arguments: ReceiverArguments) -> ReceiverEnd {
-    let end = subscribe(&arguments).await;
-    end.map_or_else(|end| end, |never| match never {})
 }
 
 /// Nothing: a subscription only ends for a reason.
 enum Never {}
 
-async fn subscribe(arguments: &ReceiverArguments) -> Result<Never, ReceiverEnd> {
-    let ReceiverArguments { context, inlet, flow, resume, introduce, .. } = arguments;
+/// Carries the subscription to its end.
+async fn subscribe(receiver: &Receiver) -> Result<Never, ReceiverEnd> {
+    let Receiver { context, inlet, flow, resume, introduce, .. } = receiver;
     if *introduce {
         // Whether or not it helps, the producer is asked again.
         let _ = context.sync_with(flow.source).await;
@@ -189,11 +146,11 @@ async fn subscribe(arguments: &ReceiverArguments) -> Result<Never, ReceiverEnd> 
         Answered::Accepted(accepted) => accepted,
         Answered::Refused(refusal) => return Err(ReceiverEnd::Refused(refusal)),
     };
-    let begun = begin(arguments, &accepted);
+    let begun = begin(receiver, &accepted);
     if !begun.map_err(|error| misbehaved(&mut recv, error.code(), &error))? {
         return Err(ReceiverEnd::Cut);
     }
-    if arguments.consumer.send_message(ConsumerMessage::Accepted(flow.attempt)).is_err() {
+    if receiver.consumer.send_message(ConsumerMessage::Accepted(flow.attempt)).is_err() {
         return Err(ReceiverEnd::Cut);
     }
     let tap = Arc::new(Tap::new(recv, buffer, Entries::new(&accepted, terms.item_max)));
@@ -203,7 +160,7 @@ async fn subscribe(arguments: &ReceiverArguments) -> Result<Never, ReceiverEnd> 
             // What comes most is looked for first; but a source that never pauses keeps no ticket from being presented.
             biased;
             found = tap.next(), if !ticket.has_changed().unwrap_or(true) => {
-                let delivering = deliver(arguments, &tap, found);
+                let delivering = deliver(receiver, &tap, found);
                 tokio::pin!(delivering);
                 // An app that reads nothing for a while keeps its ticket good all the same.
                 loop {
@@ -287,8 +244,8 @@ async fn answer(recv: &mut RecvStream, buffer: &mut BytesMut) -> Result<Answered
 }
 
 /// Says to the app what it has missed before the first item; false if this subscription is wanted no more.
-fn begin(arguments: &ReceiverArguments, accepted: &Accepted) -> Result<bool, EntryError> {
-    let ReceiverArguments { inlet, flow, resume, .. } = arguments;
+fn begin(receiver: &Receiver, accepted: &Accepted) -> Result<bool, EntryError> {
+    let Receiver { inlet, flow, resume, .. } = receiver;
     let content = match resume.map(|resume| resume.begins(accepted)).transpose()? {
         None | Some(Beginning::Continues) => None,
         Some(Beginning::Missed(missed)) => {
@@ -313,12 +270,8 @@ fn begin(arguments: &ReceiverArguments, accepted: &Accepted) -> Result<bool, Ent
 }
 
 /// Puts what was found into the inlet, once it has room.
-async fn deliver(
-    arguments: &ReceiverArguments,
-    tap: &Tap,
-    found: Found,
-) -> Result<(), ReceiverEnd> {
-    let ReceiverArguments { inlet, flow, .. } = arguments;
+async fn deliver(receiver: &Receiver, tap: &Tap, found: Found) -> Result<(), ReceiverEnd> {
+    let Receiver { inlet, flow, .. } = receiver;
     let misbehaved = |code, error: &dyn Display| {
         tap.stop(code);
         Err(ReceiverEnd::Misbehaved(error.to_string().into()))

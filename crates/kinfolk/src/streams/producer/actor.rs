@@ -29,14 +29,10 @@ use crate::fault::here;
 use crate::local_only::local_only;
 use crate::metrics::Family;
 use crate::protocol::service::Incoming;
-use crate::streams::producer::feed::{
-    self, Feed, FeedArguments, FeedEnd, FeedMessage, FeedState, Frames,
-};
+use crate::streams::producer::feed::{self, Feed, FeedEnd, Frames};
 use crate::streams::producer::outlet::{Outlet, TicketVerdict};
+use crate::supervision::job::{self, JobRef};
 use crate::supervision::{ChildEnd, OwnedTask, Pulse, child_end};
-
-/// How long a child may take to start: local work that awaits nobody.
-const CHILD_START: Duration = Duration::from_secs(1);
 
 /// Peers whose records changed that are judged at once; the others wait for the next time.
 const JUDGED_AT_ONCE: usize = 256;
@@ -111,7 +107,7 @@ pub(crate) struct ProducerState {
 
 /// A subscriber.
 struct Fed {
-    actor: ActorRef<FeedMessage>,
+    actor: JobRef<Feed>,
     peer: EndpointId,
     ending: watch::Sender<Option<StreamEnd>>,
     /// When it was told to end.
@@ -445,7 +441,7 @@ impl ProducerState {
         let peer = incoming.peer;
         let (seat, next) = self.outlet.seat(id, peer, subscribe.resume);
         let (ending, looked) = (watch::Sender::new(None), Arc::new(Notify::new()));
-        let arguments = FeedArguments {
+        let feed = Feed {
             context: Arc::clone(&self.context),
             producer: self.me.clone(),
             seat,
@@ -456,16 +452,14 @@ impl ProducerState {
             ending: ending.subscribe(),
             looked: Arc::clone(&looked),
         };
-        let supervisor = self.me.get_cell();
-        let starting = ractor::Actor::spawn_linked(None, Feed, arguments, supervisor);
-        match tokio::time::timeout(CHILD_START, starting).await {
-            Ok(Ok((actor, _))) => {
+        match job::start(feed, self.me.get_cell()).await {
+            Ok(actor) => {
                 self.feeds.insert(id, Fed { actor, peer, ending, ended_at: None, looked });
                 let stream = self.outlet.terms.name.clone();
                 self.context.emit(NodeEvent::ConsumerJoined { stream, peer });
             }
             // Its streams were dropped with it: the consumer tries again.
-            Ok(Err(_)) | Err(_) => {
+            Err(_) => {
                 self.context.counters.count(Family::SubscriptionEnded, "failed");
                 self.left(id);
             }
@@ -495,18 +489,8 @@ impl ProducerState {
         let found = self.feeds.iter().find(|(_, fed)| fed.actor.get_id() == actor);
         let Some(id) = found.map(|(id, _)| *id) else { return };
         let Some(fed) = self.feeds.remove(&id) else { return };
-        let reason = match end {
-            ChildEnd::Stopped(state) => {
-                let state = state.and_then(|mut state| state.take::<FeedState>().ok());
-                let end = state.and_then(|state| state.end);
-                end.unwrap_or_else(|| FeedEnd::Failed("it stopped".into()))
-            }
-            ChildEnd::Killed => FeedEnd::Failed("it was killed".into()),
-            ChildEnd::Failed(error) => {
-                self.context.counters.count(Family::Panicked, "feed");
-                FeedEnd::Failed(error.to_string().into())
-            }
-        };
+        let reason = job::end_of::<Feed>(&self.context, end)
+            .unwrap_or_else(|unfinished| FeedEnd::Failed(unfinished.to_string().into()));
         debug!(peer = %fed.peer.fmt_short(), %reason, "subscription over");
         self.context.counters.count(Family::SubscriptionEnded, reason.name());
         let stream = self.outlet.terms.name.clone();

@@ -16,32 +16,27 @@ use kinfolk_core::wire::subscription::{
     Accepted, Answered, Channel, ConsumerFrame, Refusal, SUBSCRIBE_MAX, StreamEnd,
 };
 use kinfolk_core::wire::{Extensions, FrameError, frame};
-use ractor::{ActorProcessingErr, ActorRef};
+use ractor::ActorRef;
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
 
 use crate::context::Context;
 use crate::error::StreamError;
 #[cfg(feature = "fault-injection")]
-use crate::fault::Point;
-use crate::fault::here;
-use crate::local_only::local_only;
+use crate::fault::{Point, Points};
 use crate::metrics::Family;
 use crate::protocol::service::Incoming;
 use crate::protocol::stream::RecvStream;
 use crate::streams::producer::actor::ProducerMessage;
 use crate::streams::producer::line::Line;
 use crate::streams::producer::outlet::Seat;
-use crate::supervision::OwnedTask;
+use crate::supervision::job::Work;
 
 /// Writes that found room before the feed looks for what else there is.
 const IN_A_ROW: u32 = 16;
 
-/// The actor.
-pub(crate) struct Feed;
-
-/// What it is started with.
-pub(crate) struct FeedArguments {
+/// The work; see the module page.
+pub(crate) struct Feed {
     pub(crate) context: Arc<Context>,
     pub(crate) producer: ActorRef<ProducerMessage>,
     pub(crate) seat: Seat,
@@ -55,23 +50,6 @@ pub(crate) struct FeedArguments {
     pub(crate) ending: watch::Receiver<Option<StreamEnd>>,
     /// Told when the ticket that the subscriber presented was looked at.
     pub(crate) looked: Arc<Notify>,
-}
-
-/// Reports of its own task.
-pub(crate) enum FeedMessage {
-    /// It is over.
-    Done(FeedEnd),
-    /// The task panicked.
-    TaskPanicked(String),
-}
-local_only!(FeedMessage);
-
-/// What the producer finds in the state of a feed that stopped.
-pub(crate) struct FeedState {
-    context: Arc<Context>,
-    /// How it ended; `None` while it runs.
-    pub(crate) end: Option<FeedEnd>,
-    _task: OwnedTask,
 }
 
 /// How a subscription ended, seen from the producer.
@@ -116,40 +94,23 @@ impl FeedEnd {
     }
 }
 
-#[ractor::actor(message = FeedMessage, state = FeedState, arguments = FeedArguments)]
-impl Feed {
-    async fn pre_start(
-        &self,
-        myself: ActorRef<FeedMessage>,
-        arguments: FeedArguments,
-    ) -> Result<FeedState, ActorProcessingErr> {
-        let context = Arc::clone(&arguments.context);
-        here!(context, Point::FeedPreStart).pass().await?;
-        let task = here!(context, Point::FeedTask);
-        let me = myself.clone();
-        let running = async move {
-            let end = feed(arguments).await;
-            let _ = me.send_message(FeedMessage::Done(end));
-        };
-        let task = OwnedTask::spawn(&myself, task, running, FeedMessage::TaskPanicked);
-        Ok(FeedState { context, end: None, _task: task })
+impl Work for Feed {
+    type End = FeedEnd;
+    const NAME: &'static str = "feed";
+    #[cfg(feature = "fault-injection")]
+    const POINTS: Points = Points {
+        pre_start: Point::FeedPreStart,
+        task: Point::FeedTask,
+        done: Point::FeedDone,
+        panicked: Point::FeedTaskPanicked,
+    };
+
+    fn context(&self) -> &Arc<Context> {
+        &self.context
     }
 
-    async fn handle(
-        &self,
-        myself: ActorRef<FeedMessage>,
-        message: FeedMessage,
-        state: &mut FeedState,
-    ) -> Result<(), ActorProcessingErr> {
-        here!(state.context, message.point()).pass().await?;
-        match message {
-            FeedMessage::Done(end) => {
-                state.end = Some(end);
-                myself.stop(None);
-                Ok(())
-            }
-            FeedMessage::TaskPanicked(text) => Err(text.into()),
-        }
+    async fn run(self) -> FeedEnd {
+        serve(self).await
     }
 }
 
@@ -202,9 +163,9 @@ pub(crate) async fn refuse(mut incoming: Incoming, refusal: Refusal, patience: D
 }
 
 /// Serves one subscription to its end.
-async fn feed(arguments: FeedArguments) -> FeedEnd {
-    let FeedArguments { context, producer, seat, next, subscription, incoming, .. } = arguments;
-    let (mut frames, mut ending, looked) = (arguments.frames, arguments.ending, arguments.looked);
+async fn serve(feed: Feed) -> FeedEnd {
+    let Feed { context, producer, seat, next, subscription, incoming, .. } = feed;
+    let (mut frames, mut ending, looked) = (feed.frames, feed.ending, feed.looked);
     let Incoming { send, mut recv, .. } = incoming;
     let channel = seat.outlet.channel();
     let (epoch, extensions) = (seat.outlet.epoch, Extensions::none());
