@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use futures_util::future;
 use iroh::endpoint::{RecvStream, SendStream};
-use kinfolk::{Code, Direction, ExchangeError, NodeEvent, Record, SecretKey};
+use kinfolk::{Code, Direction, ExchangeError, NodeBuilder, NodeEvent, Record, SecretKey};
 use kinfolk_core::record::UnixMillis;
 use kinfolk_core::wire::exchange::{MESSAGE_MAX, Message, Relayed, Rest, Turn};
 use kinfolk_core::wire::{LENGTH_BYTES, StreamMode, frame};
@@ -18,7 +19,7 @@ use kinfolk_tests::support::wait::{eventually, within};
 
 use crate::scene::{SOON, all_know_all, count, discovering, from, knows, over, short_silence};
 
-/// A node that a stranger visits: the node gives up on silence soon.
+/// A node that a stranger visits; most give up on silence soon.
 struct Scene {
     node: kinfolk::Node,
     stranger: Stranger,
@@ -27,7 +28,11 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
-        let node = discovering(1).limits(short_silence()).spawn().await.expect("it starts");
+        Self::around(discovering(1).limits(short_silence())).await
+    }
+
+    async fn around(node: NodeBuilder) -> Self {
+        let node = node.spawn().await.expect("it starts");
         let stranger = Stranger::bind(66).await;
         let guest = Guest::enter(&stranger, &node, hello(1, 1)).await;
         Self { node, stranger, guest }
@@ -180,6 +185,25 @@ async fn a_peer_that_exchanges_a_hundred_times_is_answered_eight_times() {
     // One more for each ten seconds that a busy machine takes.
     assert!((8..=10).contains(&answered), "{answered} answered");
     assert_eq!(scene.ended("refused").await, refused);
+    scene.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_peer_s_exchanges_one_waits_for_the_one_under_way_and_no_more() {
+    let scene = Scene::around(discovering(1)).await;
+    let (mut silent, _receive) = scene.guest.ask(&header(EXCHANGE, StreamMode::Eager)).await;
+    eventually(SOON, "it is under way", async || {
+        count(&scene.node, |metrics| u64::try_from(metrics.discovery.exchanges_inbound).ok()).await
+            == 1
+    })
+    .await;
+    let another = || Box::pin(exchange(&scene.guest, lore(scene.stranger.id(), [])));
+    let (refused, waiting) = future::select(another(), another()).await.factor_first();
+    assert_eq!(refused, Told::Reset(Code::Busy));
+    assert_eq!(scene.ended("refused").await, 1);
+    silent.reset(0_u32.into()).expect("it is open");
+    let told = waiting.await;
+    assert!(told.is_complete(), "{told:?}");
     scene.ends_well().await;
 }
 

@@ -290,7 +290,7 @@ impl Discovery {
             state.announcer_failed(&cause);
             return Ok(());
         }
-        state.exchange_ended(actor, end);
+        state.exchange_ended(actor, end).await;
         Ok(())
     }
 

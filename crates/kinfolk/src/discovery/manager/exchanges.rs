@@ -62,6 +62,8 @@ pub(super) struct Place {
     pub(super) heard: Heard,
     /// It is being stopped, since another one needs the place.
     pub(super) is_displaced: bool,
+    /// The next one of the same peer, which has seen the end of this one sooner.
+    next: Option<Incoming>,
 }
 
 impl DiscoveryState {
@@ -124,10 +126,17 @@ impl DiscoveryState {
         self.start_exchange(peer, Role::Initiator, None, Some(reply)).await;
     }
 
-    /// Answers an exchange that a peer has opened: one at a time, and not more often than is good for both.
+    /// Answers an exchange that a peer has opened: one after the other, one of them waiting, and not more often than is good for both.
     pub(super) async fn answer(&mut self, mut stream: Incoming) {
         let (peer, now) = (stream.peer, Instant::now());
-        let is_answered = self.answered().any(|(running, _)| running.wanted.peer == peer);
+        let own = self.exchanges.values_mut().filter(|running| running.wanted.peer == peer);
+        let mut own = own.filter_map(|running| running.place.as_mut());
+        let running = own.find(|place| !place.is_displaced);
+        let is_answered = running.is_some();
+        if let Some(Place { next: next @ None, .. }) = running {
+            *next = Some(stream);
+            return;
+        }
         let room = self.room(now);
         let may = !is_answered && room != Room::None && lock(&self.context.quota).start(now, peer);
         if !may {
@@ -190,7 +199,7 @@ impl DiscoveryState {
                 let now = Instant::now();
                 let place = heard.map(|heard| {
                     let actor = actor.clone();
-                    Place { actor, since: now, heard, is_displaced: false }
+                    Place { actor, since: now, heard, is_displaced: false, next: None }
                 });
                 self.context.emit(NodeEvent::ExchangeStarted { peer, direction });
                 let limits = &self.context.limits;
@@ -206,12 +215,12 @@ impl DiscoveryState {
         }
     }
 
-    pub(super) fn exchange_ended(&mut self, actor: ActorId, end: ChildEnd) {
+    pub(super) async fn exchange_ended(&mut self, actor: ActorId, end: ChildEnd) {
         let Some(Running { lost, wanted, place, .. }) = self.exchanges.remove(&actor) else {
             return;
         };
         self.count_running();
-        let is_displaced = place.is_some_and(|place| place.is_displaced);
+        let is_displaced = place.as_ref().is_some_and(|place| place.is_displaced);
         let result = match job::end_of::<Exchange>(&self.context, end) {
             Ok(result) => result,
             Err(Unfinished::Stopped) if is_displaced => Err(ExchangeError::Displaced),
@@ -221,6 +230,9 @@ impl DiscoveryState {
             Err(unfinished) => Err(ExchangeError::failed(&unfinished)),
         };
         self.exchange_over(wanted, result);
+        if let Some(next) = place.and_then(|place| place.next) {
+            self.answer(next).await;
+        }
     }
 
     pub(super) fn count_running(&self) {
