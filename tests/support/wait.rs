@@ -73,7 +73,7 @@ pub fn open_fds() -> usize {
     listing.count().saturating_sub(1)
 }
 
-/// How much of this process is in memory, in bytes.
+/// How much memory of its own this process has, in bytes: without the pages of its program, of which each is there from its first use on.
 ///
 /// Allocators give memory back late or never: compare growth over many rounds, not one figure.
 ///
@@ -85,10 +85,10 @@ pub fn resident_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("/proc/self/status can be read");
     let kibibytes: u64 = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .find_map(|line| line.strip_prefix("RssAnon:"))
         .and_then(|rest| rest.trim().strip_suffix("kB"))
         .and_then(|number| number.trim().parse().ok())
-        .expect("/proc/self/status has a VmRSS line in kB");
+        .expect("/proc/self/status has an RssAnon line in kB");
     kibibytes * 1024
 }
 
