@@ -14,7 +14,9 @@ use kinfolk_tests::support::teller::{
 };
 use kinfolk_tests::support::wait::{eventually, within};
 
-use crate::scene::{SOON, all_know_all, count, discovering, from, knows, over, short_silence};
+use crate::scene::{
+    SOON, all_know_all, count, discovering, from, has_neighbours, knows, over, short_silence,
+};
 
 /// Two neighbours, and a stranger that is a neighbour of the first.
 struct Scene {
@@ -72,13 +74,6 @@ impl Scene {
         .await;
         over([self.node, self.second]).await;
     }
-}
-
-async fn has_neighbours(node: &Node, neighbours: u64) {
-    eventually(SOON, "neighbours", async || {
-        count(node, |metrics| u64::try_from(metrics.discovery.neighbours).ok()).await == neighbours
-    })
-    .await;
 }
 
 fn forged(record: &Record) -> Vec<u8> {

@@ -13,8 +13,8 @@ use kinfolk_tests::support::teller::{departure, exchange, key, lore, record};
 use kinfolk_tests::support::wait::{eventually, within};
 
 use crate::scene::{
-    SOON, all_know_all, alone, count, discovering, falls_silent, from, is_started, knows, over,
-    short_silence,
+    SOON, all_know_all, alone, count, discovering, falls_silent, from, has_neighbours, is_started,
+    knows, over, short_silence,
 };
 
 async fn group(keys: std::ops::RangeInclusive<u8>) -> Vec<Node> {
@@ -35,6 +35,7 @@ async fn two_networks_that_grew_apart_become_one_by_a_single_link() {
     here[2].join_topic(topic).expect("room for it");
     let left = here.pop().expect("there is one");
     let gone = left.id();
+    has_neighbours(&left, 3).await;
     within(SOON, "the farewell", left.shutdown()).await;
     eventually(SOON, "all here know", async || here.iter().all(|node| !knows(node, gone))).await;
     here[0].sync_with(there[0].addr()).await.expect("a link");
@@ -77,6 +78,8 @@ async fn who_left_does_not_come_back_by_a_node_that_missed_the_farewell() {
     let carol = Mortal::spawn(discovering(2).bootstrap(hub.addr())).await;
     let bob = from(3, hub.addr()).await;
     all_know_all(&[hub.clone(), carol.node.clone(), bob.clone()]).await;
+    // Without carol, only the hub is left to hear it.
+    has_neighbours(&bob, 2).await;
     let pause = carol.pause();
     let id = bob.id();
     within(SOON, "the farewell", bob.shutdown()).await;
@@ -140,10 +143,7 @@ async fn every_exchange_begins_and_ends_once_and_every_peer_comes_and_goes_once(
     assert!(matches!(found.next().await, Some(Found::Here(entry)) if entry.id() == bobs));
     // Who has no neighbour says farewell to nobody.
     for node in [&alice, &bob] {
-        eventually(SOON, "neighbours", async || {
-            count(node, |metrics| u64::try_from(metrics.discovery.neighbours).ok()).await > 0
-        })
-        .await;
+        has_neighbours(node, 2).await;
     }
     over([alice, bob]).await;
     let over_with = |event: &NodeEvent| {
@@ -179,10 +179,7 @@ async fn all_between_two_nodes_goes_over_one_connection() {
     for (node, peer) in [(&alice, &bob), (&bob, &alice)] {
         let answer: u64 = node.call(peer.id(), NEXT, &41_u64).await.expect("an answer");
         assert_eq!(answer, 42);
-        eventually(SOON, "a neighbour", async || {
-            node.metrics().await.expect("it runs").discovery.neighbours == 1
-        })
-        .await;
+        has_neighbours(node, 1).await;
     }
     bob.sync_with(alice.id()).await.expect("an exchange");
     for node in [&alice, &bob] {

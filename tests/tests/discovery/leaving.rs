@@ -7,7 +7,7 @@ use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::node::{Mortal, NEXT, quick_limits, serving};
 use kinfolk_tests::support::wait::{eventually, within};
 
-use crate::scene::{SOON, all_know_all, alone, discovering, from, knows, over};
+use crate::scene::{SOON, all_know_all, alone, discovering, from, has_neighbours, knows, over};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_hear_at_once_of_a_node_that_says_farewell() {
@@ -83,10 +83,7 @@ async fn a_node_that_is_drained_says_farewell_and_is_not_kept_by_its_neighbours(
     let hub = discovering(1).limits(limits.clone()).spawn().await.expect("it starts");
     let alice = discovering(2).limits(limits).bootstrap(hub.addr());
     let alice = alice.spawn().await.expect("it starts");
-    eventually(SOON, "neighbours", async || {
-        alice.metrics().await.expect("it runs").discovery.neighbours > 0
-    })
-    .await;
+    has_neighbours(&alice, 1).await;
     let mut log = EventLog::of(&hub).await;
     within(SOON, "the drain", alice.drain()).await.expect("it runs");
     let departed = NodeEvent::PeerDeparted { peer: alice.id(), reason: Removal::Departed };

@@ -81,6 +81,14 @@ pub async fn count(node: &Node, read: impl Fn(&Metrics) -> Option<u64>) -> u64 {
     read(&node.metrics().await.expect("it runs")).unwrap_or(0)
 }
 
+/// Waits until announcements go between the node and so many others.
+pub async fn has_neighbours(node: &Node, neighbours: u64) {
+    eventually(SOON, "neighbours", async || {
+        count(node, |metrics| u64::try_from(metrics.discovery.neighbours).ok()).await == neighbours
+    })
+    .await;
+}
+
 /// As [`short_silence`]; and walkers that are woken visit somebody, and then rest for longer than any test takes.
 pub fn resting() -> Limits {
     let mut limits = short_silence();
