@@ -14,8 +14,11 @@
 //! | with a larger number | take it; its peer's standing is restored |
 //! | with the same number and the same bytes | nothing: hearing it again renews nothing |
 //! | with the same number and other bytes | keep the first, count it; but a departure wins |
-//! | with a smaller number | ignore it; but take it from its owner on its own session, so that a broken clock can heal |
-//! | with a number that is dead | ignore it; only the owner, on its own session, may speak with a smaller one |
+//! | with a smaller number | ignore it; but take it from its owner on a newer session, so that a broken clock can heal |
+//! | with a number that is dead | ignore it; only the owner, on a newer session, may speak with a smaller one |
+//!
+//! A session is newer that began after the larger number was heard. In one life of a node numbers only grow, and a session is of one life: what comes with a smaller one on
+//! an older session was under way while the larger came by another path, and is out of date.
 //!
 //! After an owner went back, what it said with larger numbers is dead: only the owner itself can tell its next records,
 //! until it has heard of the larger number and jumped past it (see [`SeqSource`](crate::record::SeqSource)).
@@ -88,7 +91,7 @@ pub const DEAD_MEMORY: Duration = Ttl::MAX.as_duration().saturating_mul(2);
 /// Why a peer's record must not be evicted.
 #[derive(Debug, Clone, Copy, Default)]
 struct Kept {
-    session: Option<Direction>,
+    session: Option<Session>,
     held: bool,
     configured: bool,
 }
@@ -97,6 +100,15 @@ impl Kept {
     fn is_empty(&self) -> bool {
         self.session.is_none() && !self.held && !self.configured
     }
+}
+
+/// The session with a peer.
+#[derive(Debug, Clone, Copy)]
+struct Session {
+    /// Outbound if one of its links was.
+    direction: Direction,
+    /// When its latest link began.
+    since: Instant,
 }
 
 /// What is due at a time.
@@ -156,15 +168,16 @@ impl Catalog {
                         Some(Arc::new(Entry::of(record, now, Duration::ZERO, Duration::MAX)));
                 }
             }
-            Input::Connected { peer, direction } => {
+            Input::Connected { peer, direction: reached } => {
                 self.keep(peer, |kept| {
                     // A session that proves is not outdone by a later one that does not.
-                    if kept.session != Some(Direction::Outbound) {
-                        kept.session = Some(direction);
-                    }
+                    let before = kept.session.map(|session| session.direction);
+                    let direction = before.filter(|before| *before == Direction::Outbound);
+                    let direction = direction.unwrap_or(reached);
+                    kept.session = Some(Session { direction, since: now });
                 });
                 self.rework(&peer, |entry| {
-                    if direction == Direction::Outbound {
+                    if reached == Direction::Outbound {
                         entry.set_proven(true);
                         entry.set_backed(true);
                     }
@@ -272,6 +285,8 @@ impl Catalog {
     /// Whether a record may take the place of what is known of its node.
     fn judge(&self, record: &Record, is_owner: bool) -> Result<(), Ignored> {
         let (id, seq) = (record.id(), record.seq());
+        let session = self.kept.get(&id).filter(|_| is_owner).and_then(|kept| kept.session);
+        let is_newer = |heard| session.is_some_and(|session| session.since > heard);
         if let Some(entry) = self.known.get(&id) {
             let known = entry.record();
             if record == known {
@@ -280,12 +295,12 @@ impl Catalog {
             if seq == known.seq() && !record.is_departure() {
                 return Err(Ignored::Equivocation);
             }
-            if seq < known.seq() && !is_owner {
+            if seq < known.seq() && !is_newer(entry.received()) {
                 return Err(Ignored::Outdated);
             }
         }
         let Some(grave) = self.graves.get(&id) else { return Ok(()) };
-        if seq > grave.seq || (seq < grave.seq && is_owner) {
+        if seq > grave.seq || (seq < grave.seq && is_newer(grave.heard)) {
             return Ok(());
         }
         let departure = self.known.departure(record.id_bytes());
@@ -307,13 +322,15 @@ impl Catalog {
         let grave = Grave {
             seq: sighting.record.seq(),
             is_departure: true,
+            heard: now,
             until: dead_until(now),
             was_known,
         };
         self.dig(peer, grave);
         if let Some(entry) = removed {
             // Its owner may have gone back to a smaller number.
-            self.dig(peer, Grave { seq: entry.record().seq(), is_departure: false, ..grave });
+            let (seq, heard) = (entry.record().seq(), entry.received());
+            self.dig(peer, Grave { seq, heard, is_departure: false, ..grave });
             out.push(Output::Removed { peer, reason: Removal::Departed });
         }
         self.forget_departure(&peer);
@@ -338,9 +355,7 @@ impl Catalog {
         if let Some(old) = self.known.peers.get(peer.as_bytes()).cloned() {
             let old_seq = old.entry.record().seq();
             if sighting.record.seq() < old_seq {
-                let until = dead_until(now);
-                let grave = Grave { seq: old_seq, is_departure: false, until, was_known: true };
-                self.dig(peer, grave);
+                self.bury(now, &old.entry);
             }
             let is_backed = is_owner || old.entry.answers_for(&sighting.record);
             let reach = old.entry.reach_of_next(&sighting.record, reach);
@@ -360,7 +375,8 @@ impl Catalog {
         let mut entry = Entry::new(sighting, holds, reach);
         entry.set_first_hand(is_owner);
         entry.set_backed(is_owner);
-        entry.set_proven(kept.session == Some(Direction::Outbound));
+        let reached = kept.session.map(|session| session.direction);
+        entry.set_proven(reached == Some(Direction::Outbound));
         let entry = Arc::new(entry);
         self.put(entry.clone(), from);
         out.push(Output::Added(entry));
@@ -417,8 +433,7 @@ impl Catalog {
         out: &mut Vec<Output>,
     ) -> bool {
         let Some(entry) = self.remove(peer) else { return false };
-        let (seq, until) = (entry.record().seq(), dead_until(now));
-        self.dig(*peer, Grave { seq, is_departure: false, until, was_known: true });
+        self.bury(now, &entry);
         out.push(Output::Removed { peer: *peer, reason });
         true
     }
@@ -537,6 +552,13 @@ impl Catalog {
     fn unlist(&mut self, peer: &Peer) {
         self.proven = self.proven.saturating_sub(peer.entry.is_proven().into());
         self.places.unlist(peer.place);
+    }
+
+    /// Remembers what was known as dead.
+    fn bury(&mut self, now: Instant, entry: &Entry) {
+        let (seq, heard, until) = (entry.record().seq(), entry.received(), dead_until(now));
+        let grave = Grave { seq, is_departure: false, heard, until, was_known: true };
+        self.dig(entry.id(), grave);
     }
 
     fn dig(&mut self, peer: EndpointId, grave: Grave) {

@@ -110,12 +110,14 @@ impl Held {
 struct Grave {
     seq: Seq,
     departed: bool,
+    heard: Instant,
     until: Instant,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Kept {
     session: Option<bool>,
+    since: Option<Instant>,
     held: bool,
     configured: bool,
 }
@@ -143,12 +145,14 @@ impl Model {
         self.kept.get(id).is_some_and(|kept| *kept != Kept::default())
     }
 
-    fn bury(&mut self, id: EndpointId, seq: Seq, departed: bool, now: Instant) {
+    fn bury(&mut self, id: EndpointId, seq: Seq, departed: bool, heard: Instant, now: Instant) {
         let until = now + DEAD_MEMORY;
         let grave = match self.graves.get(&id) {
             Some(old) if old.seq > seq => Grave { until, ..*old },
-            Some(old) if old.seq == seq => Grave { seq, departed: departed || old.departed, until },
-            _ => Grave { seq, departed, until },
+            Some(old) if old.seq == seq => {
+                Grave { departed: departed || old.departed, until, ..*old }
+            }
+            _ => Grave { seq, departed, heard, until },
         };
         self.graves.insert(id, grave);
     }
@@ -167,7 +171,7 @@ impl Model {
             match what {
                 0 => {
                     let held = self.entries.remove(&id).unwrap();
-                    self.bury(id, held.record.seq(), false, now);
+                    self.bury(id, held.record.seq(), false, held.received, now);
                     self.said.push(Said::Removed(id, Removal::Expired));
                 }
                 1 => drop(self.tombstones.remove(&id)),
@@ -190,6 +194,8 @@ impl Model {
             return;
         }
         let is_owner = from == Some(id);
+        let since = self.kept.get(&id).and_then(|kept| kept.since).filter(|_| is_owner);
+        let may_go_back = |heard| since.is_some_and(|since| since > heard);
         let ignored = |reason| Said::Ignored(id, reason);
         if let Some(held) = self.entries.get(&id) {
             let known = &held.record;
@@ -203,12 +209,12 @@ impl Model {
             if known.seq() == record.seq() && !record.is_departure() {
                 return self.said.push(ignored(Ignored::Equivocation));
             }
-            if record.seq() < known.seq() && !is_owner {
+            if record.seq() < known.seq() && !may_go_back(held.received) {
                 return self.said.push(ignored(Ignored::Outdated));
             }
         }
         if let Some(grave) = self.graves.get(&id) {
-            let goes_back = record.seq() < grave.seq && is_owner;
+            let goes_back = record.seq() < grave.seq && may_go_back(grave.heard);
             let takes_back = record.seq() == grave.seq && record.is_departure() && !grave.departed;
             let told = self.tombstones.get(&id).is_some_and(|(told, _)| *told == record);
             if record.seq() <= grave.seq && !goes_back {
@@ -228,9 +234,9 @@ impl Model {
         }
         if record.is_departure() {
             let old = self.entries.remove(&id);
-            self.bury(id, record.seq(), true, now);
+            self.bury(id, record.seq(), true, now, now);
             if let Some(old) = old {
-                self.bury(id, old.record.seq(), false, now);
+                self.bury(id, old.record.seq(), false, old.received, now);
                 self.said.push(Said::Removed(id, Removal::Departed));
             }
             self.tombstones.insert(id, (record, now + ttl.saturating_sub(full_age)));
@@ -251,7 +257,7 @@ impl Model {
         };
         if let Some(old) = self.entries.get(&id).cloned() {
             if record.seq() < old.record.seq() {
-                self.bury(id, old.record.seq(), false, now);
+                self.bury(id, old.record.seq(), false, old.received, now);
             }
             let stays = old.backed
                 && old.failures == 0
@@ -379,6 +385,7 @@ impl Pair {
                 let peer = id(peer);
                 let kept = model.kept.entry(peer).or_default();
                 kept.session = Some(*dialled || kept.session == Some(true));
+                kept.since = Some(self.now);
                 if let Some(held) = model.entries.get_mut(&peer) {
                     held.proven |= dialled;
                     held.backed |= dialled;
@@ -389,7 +396,8 @@ impl Pair {
                 Input::Connected { peer, direction }
             }
             Step::Disconnect(peer) => {
-                model.kept.entry(id(peer)).or_default().session = None;
+                let kept = model.kept.entry(id(peer)).or_default();
+                (kept.session, kept.since) = (None, None);
                 Input::Disconnected(id(peer))
             }
             Step::Keep(peer, held, wanted) => {
@@ -401,7 +409,7 @@ impl Pair {
             Step::Forget(peer) => {
                 let peer = id(peer);
                 if let Some(held) = model.entries.remove(&peer) {
-                    model.bury(peer, held.record.seq(), false, self.now);
+                    model.bury(peer, held.record.seq(), false, held.received, self.now);
                     model.said.push(Said::Removed(peer, Removal::Forgotten));
                 }
                 Input::Forget(peer)

@@ -134,6 +134,11 @@ impl Entry {
         &self.told
     }
 
+    /// When its record came in.
+    pub(super) const fn received(&self) -> Instant {
+        self.told.received
+    }
+
     /// When it is removed unless a newer one comes.
     pub fn expires(&self) -> Instant {
         let received = self.told.received;

@@ -17,6 +17,8 @@ pub(super) struct Grave {
     pub(super) seq: Seq,
     /// Whether it is a tombstone that has this number.
     pub(super) is_departure: bool,
+    /// When that number was heard.
+    pub(super) heard: Instant,
     pub(super) until: Instant,
     /// Whether the node was in the catalog.
     pub(super) was_known: bool,
@@ -61,6 +63,7 @@ impl Graves {
                 std::cmp::Ordering::Equal => grave.is_departure || before.is_departure,
                 std::cmp::Ordering::Greater => grave.is_departure,
             },
+            heard: if grave.seq > before.seq { grave.heard } else { before.heard },
             until: grave.until.max(before.until),
             was_known: grave.was_known || before.was_known,
         });

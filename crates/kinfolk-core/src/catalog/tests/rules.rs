@@ -163,6 +163,7 @@ fn a_node_whose_clock_stepped_back_is_taken_at_its_word_on_its_own_session_and_h
     let mut world = World::new();
     world.hear(record(1, 1_000));
     assert_eq!(world.hear(record(1, 10)), Said::Ignored(Ignored::Outdated));
+    world.is_back(id(1));
     assert_eq!(world.hear_owner(record(1, 10)), Said::Updated);
     // What it said before does not come back, nor does anything between.
     assert_eq!(world.hear(record(1, 1_000)), Said::Ignored(Ignored::Dead));
@@ -176,6 +177,7 @@ fn a_node_that_departed_and_lost_its_clock_is_back_on_its_own_session() {
     let mut world = World::new();
     world.hear(departure(1, 1_000));
     assert_eq!(world.hear(present(1, 10)), Said::Ignored(Ignored::Dead));
+    world.is_back(present(1, 10).id());
     assert_eq!(world.hear_owner(present(1, 10)), Said::Added);
     assert_eq!(world.hear_owner(departure(1, 11)), Said::Removed(Removal::Departed));
     assert_eq!(world.hear(present(1, 999)), Said::Ignored(Ignored::Dead));
@@ -187,8 +189,33 @@ fn an_owner_may_depart_with_a_smaller_number_on_its_own_session() {
     let mut world = World::new();
     world.hear(present(1, 1_000));
     assert_eq!(world.hear(departure(1, 10)), Said::Ignored(Ignored::Outdated));
+    world.is_back(present(1, 10).id());
     assert_eq!(world.hear_owner(departure(1, 10)), Said::Removed(Removal::Departed));
     assert_eq!(world.hear(present(1, 1_000)), Said::Ignored(Ignored::Dead));
+}
+
+#[test]
+fn what_an_owner_said_before_and_was_longer_under_way_changes_nothing() {
+    let mut world = World::new();
+    let owner = present(1, 1).id();
+    world.connect(owner);
+    world.wait(secs(1));
+    // The newer ones come by others.
+    world.hear(present(1, 5));
+    assert_eq!(world.hear_owner(present(1, 4)), Said::Ignored(Ignored::Outdated));
+    assert_eq!(world.hear_owner(departure(1, 4)), Said::Ignored(Ignored::Outdated));
+    assert_eq!(world.seq(&owner), Some(5));
+    world.hear(departure(1, 6));
+    assert_eq!(world.hear_owner(present(1, 5)), Said::Ignored(Ignored::Dead));
+    // Nor after its session, and on none.
+    world.handle(Input::Disconnected(owner));
+    assert_eq!(world.hear_owner(present(1, 5)), Said::Ignored(Ignored::Dead));
+    // Its next life is another matter, and says more than once what it has to say.
+    world.is_back(owner);
+    assert_eq!(world.hear_owner(present(1, 3)), Said::Added);
+    world.wait(secs(1));
+    assert_eq!(world.hear_owner(present(1, 4)), Said::Updated);
+    assert_eq!(world.hear_owner(present(1, 3)), Said::Ignored(Ignored::Outdated));
 }
 
 #[test]
