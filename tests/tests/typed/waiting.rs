@@ -13,7 +13,8 @@ use kinfolk_tests::support::wait::{eventually, within};
 use tokio::sync::{Notify, mpsc};
 
 use crate::scene::{
-    SOON, Tick, alone, consumer, from, over, pair, producer, receives, send, subscribed,
+    SOON, Tick, alone, consumer, from, kibi, over, pair, producer, receives, send, subscribed,
+    tight,
 };
 
 /// Tells that whoever waits was woken.
@@ -125,6 +126,33 @@ async fn a_future_of_recv_that_is_leaked_stops_nothing() {
         assert!(matches!(received, Some(Received::Item { number, .. }) if number == n));
     }
     over([alice, bob]).await;
+}
+
+#[tokio::test]
+async fn what_finds_no_room_while_the_app_waits_comes_when_there_is_some() {
+    let (alice, bob) = pair().await;
+    let carl = from(3, alice.addr()).await;
+    let producers = [producer(&alice).await, producer(&carl).await];
+    // Of two items that come at once it takes one.
+    let mut consumer = tight(&bob).await;
+    for producer in &producers {
+        subscribed(producer, 1).await;
+    }
+    for n in 0..100 {
+        let mut receiving = Box::pin(consumer.recv());
+        assert_eq!(receiving.as_mut().now_or_never(), None);
+        for producer in &producers {
+            assert_eq!(within(SOON, "room", producer.send(&kibi(n))).await, Ok(n));
+        }
+        let first = within(SOON, "an item", receiving).await;
+        let second = within(SOON, "the other item", consumer.recv()).await;
+        let sources = [first, second].map(|received| match received {
+            Some(Received::Item { source, number, .. }) => (source, number),
+            other => panic!("{other:?}"),
+        });
+        assert!(sources.contains(&(alice.id(), n)) && sources.contains(&(carl.id(), n)));
+    }
+    over([alice, bob, carl]).await;
 }
 
 async fn the_end_of_a_source_is_told(waits: bool) {
