@@ -176,8 +176,19 @@ pub async fn exchange_spoilt(
     spoil: impl FnMut(&mut Message),
 ) -> Told {
     let (mut send, mut receive) = guest.ask(&header(EXCHANGE, StreamMode::Eager)).await;
-    let role = Role::Initiator { salt: Salt::from_bytes([7; 16]) };
-    converse(&mut send, &mut receive, role, known, spoil).await
+    converse(&mut send, &mut receive, initiator(), known, spoil).await
+}
+
+/// Goes through with an exchange that was opened, and in which nothing was said.
+///
+/// # Panics
+/// When the node takes too long.
+pub async fn go_through(send: &mut SendStream, receive: &mut RecvStream, known: Snapshot) -> Told {
+    converse(send, receive, initiator(), known, |_| {}).await
+}
+
+fn initiator() -> Role {
+    Role::Initiator { salt: Salt::from_bytes([7; 16]) }
 }
 
 /// The first message of an exchange, its length in front, which says that more follows.
@@ -186,8 +197,7 @@ pub async fn exchange_spoilt(
 /// Never.
 #[must_use]
 pub fn opening(known: Snapshot) -> Vec<u8> {
-    let role = Role::Initiator { salt: Salt::from_bytes([7; 16]) };
-    let mut machine = Exchange::new(role, known, Tokens::none(), ExchangeLimits::default());
+    let mut machine = Exchange::new(initiator(), known, Tokens::none(), ExchangeLimits::default());
     let mut outputs = Vec::new();
     machine.handle(Instant::now(), Input::Start, &mut outputs);
     let sent = outputs.into_iter().find_map(|output| match output {

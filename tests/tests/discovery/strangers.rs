@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future;
 use iroh::endpoint::{RecvStream, SendStream};
-use kinfolk::{Code, Direction, ExchangeError, NodeBuilder, NodeEvent, Record, SecretKey};
+use kinfolk::{Code, Direction, ExchangeError, Metrics, NodeBuilder, NodeEvent, Record, SecretKey};
 use kinfolk_core::record::UnixMillis;
 use kinfolk_core::wire::exchange::{MESSAGE_MAX, Message, Relayed, Rest, Turn};
 use kinfolk_core::wire::{LENGTH_BYTES, StreamMode, frame};
@@ -12,8 +12,8 @@ use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::guest::{Guest, header, hello};
 use kinfolk_tests::support::stranger::Stranger;
 use kinfolk_tests::support::teller::{
-    EXCHANGE, Told, exchange, exchange_spoilt, key, lore, opening, record, record_at,
-    record_elsewhere, reset, wall_clock,
+    EXCHANGE, Told, departure, exchange, exchange_spoilt, go_through, key, lore, opening, record,
+    record_at, record_elsewhere, reset, wall_clock,
 };
 use kinfolk_tests::support::wait::{eventually, within};
 
@@ -36,6 +36,12 @@ impl Scene {
         let stranger = Stranger::bind(66).await;
         let guest = Guest::enter(&stranger, &node, hello(1, 1)).await;
         Self { node, stranger, guest }
+    }
+
+    /// The stranger's exchange has begun.
+    async fn is_under_way(&self) {
+        let inbound = |metrics: &Metrics| u64::try_from(metrics.discovery.exchanges_inbound).ok();
+        eventually(SOON, "it is under way", async || count(&self.node, inbound).await == 1).await;
     }
 
     /// How many exchanges ended in this way.
@@ -153,6 +159,26 @@ async fn a_record_from_the_future_is_not_taken_and_blames_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_farewell_is_not_undone_by_an_exchange_with_its_author_that_began_before() {
+    let scene = Scene::around(discovering(1)).await;
+    let author = SecretKey::from_bytes(&[66; 32]);
+    assert_eq!(author.public(), scene.stranger.id());
+    let (mut send, mut receive) = scene.guest.ask(&header(EXCHANGE, StreamMode::Eager)).await;
+    scene.is_under_way().await;
+    // Meanwhile the farewell comes by another.
+    let teller = Stranger::bind(67).await;
+    let guest = Guest::enter(&teller, &scene.node, hello(1, 1)).await;
+    let farewell = lore(teller.id(), [departure(&author, 5)]);
+    assert!(exchange(&guest, farewell).await.is_complete());
+    let before = lore(author.public(), [record(&author, 4, None)]);
+    assert!(go_through(&mut send, &mut receive, before).await.is_complete());
+    let dead = |metrics: &Metrics| metrics.discovery.ignored.get("dead").copied();
+    eventually(SOON, "it has come", async || count(&scene.node, dead).await == 1).await;
+    assert!(!knows(&scene.node, author.public()));
+    scene.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_was_not_asked_for_is_a_violation_and_not_taken() {
     let scene = Scene::new().await;
     let unasked = record(&key(7), 1, None);
@@ -192,11 +218,7 @@ async fn a_peer_that_exchanges_a_hundred_times_is_answered_eight_times() {
 async fn of_a_peer_s_exchanges_one_waits_for_the_one_under_way_and_no_more() {
     let scene = Scene::around(discovering(1)).await;
     let (mut silent, _receive) = scene.guest.ask(&header(EXCHANGE, StreamMode::Eager)).await;
-    eventually(SOON, "it is under way", async || {
-        count(&scene.node, |metrics| u64::try_from(metrics.discovery.exchanges_inbound).ok()).await
-            == 1
-    })
-    .await;
+    scene.is_under_way().await;
     let another = || Box::pin(exchange(&scene.guest, lore(scene.stranger.id(), [])));
     let (refused, waiting) = future::select(another(), another()).await.factor_first();
     assert_eq!(refused, Told::Reset(Code::Busy));
