@@ -80,7 +80,7 @@ pub fn open_fds() -> usize {
 /// # Panics
 /// Without `/proc`.
 #[must_use]
-pub fn resident_bytes() -> u64 {
+pub fn own_memory() -> u64 {
     // `status` says kibibytes where `statm` says pages, of a size only libc would tell.
     let status = fs::read_to_string("/proc/self/status").expect("/proc/self/status can be read");
     let kibibytes: u64 = status
@@ -140,6 +140,6 @@ mod tests {
         eventually(SOON, "the aborted task is gone", async || live_tasks() == before).await;
 
         assert!(open_fds() >= 3, "a process has its three standard streams");
-        assert!(resident_bytes() > 64 * 1024);
+        assert!(own_memory() > 64 * 1024);
     }
 }

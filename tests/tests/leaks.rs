@@ -11,7 +11,7 @@ use kinfolk_tests::support::guest::{Guest, hello};
 use kinfolk_tests::support::impair::{Condition, Direction};
 use kinfolk_tests::support::node::{Mortal, NEXT, builder, node, quick_limits, relay, serving};
 use kinfolk_tests::support::stranger::Stranger;
-use kinfolk_tests::support::wait::{eventually, live_tasks, open_fds, resident_bytes, within};
+use kinfolk_tests::support::wait::{eventually, live_tasks, open_fds, own_memory, within};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
@@ -218,7 +218,7 @@ async fn nothing_is_left_of_a_thousand_subscriptions() {
         before == (tasks, fds)
     })
     .await;
-    let memory = resident_bytes();
+    let memory = own_memory();
     for n in 200..1_200 {
         round(n).await;
     }
@@ -226,7 +226,7 @@ async fn nothing_is_left_of_a_thousand_subscriptions() {
         live_tasks() <= tasks && open_fds() <= fds
     })
     .await;
-    let more = resident_bytes().saturating_sub(memory);
+    let more = own_memory().saturating_sub(memory);
     assert!(more < MEMORY, "{more} bytes more");
     for node in [alice, bob] {
         within(SOON, "the shutdown", node.shutdown()).await;

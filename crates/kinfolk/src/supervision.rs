@@ -1,6 +1,6 @@
-//! What every supervisor of the tree shares: reading a child's end from an event, and how often to restart.
+//! What every supervisor of the tree shares: starting a child, reading its end from an event, and how often to restart.
 //!
-//! The parents decide what an end means for their children; this module only tells them what happened, and counts.
+//! The parents decide what an end means for their children; this module starts them, tells what happened, and counts; [`job`] is the actor of those that do one thing.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use kinfolk_core::intensity::{Intensity, Verdict};
 use ractor::actor::messages::BoxedState;
-use ractor::{ActorCell, ActorId, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorCell, ActorId, ActorRef, SpawnErr, SupervisionEvent};
 use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -28,6 +28,30 @@ pub(crate) const RESTARTS_MAX: usize = 5;
 pub(crate) const RESTART_PERIOD: Duration = Duration::from_secs(10);
 /// Delay before the second restart within the period; it doubles with each further one.
 const RESTART_DELAY: Duration = Duration::from_millis(20);
+
+/// How long a child may take to start: local work that awaits nobody.
+const START: Duration = Duration::from_secs(1);
+
+/// Why a child did not start.
+#[derive(Debug, Error)]
+pub(crate) enum NotStarted {
+    #[error(transparent)]
+    Failed(#[from] SpawnErr),
+    #[error("it did not start in time")]
+    Late,
+}
+
+/// Starts a child of this parent.
+pub(crate) async fn start<A: Actor>(
+    actor: A,
+    arguments: A::Arguments,
+    parent: ActorCell,
+) -> Result<ActorRef<A::Msg>, NotStarted> {
+    let starting = Actor::spawn_linked(None, actor, arguments, parent);
+    let started = tokio::time::timeout(START, starting).await;
+    let (child, _) = started.map_err(|_| NotStarted::Late)??;
+    Ok(child)
+}
 
 /// How a child ended.
 pub(crate) enum ChildEnd {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kinfolk::fault::{Crash, Faults, Point};
-use kinfolk::{Found, Node, NodeEvent, Options, Removal, Topic};
+use kinfolk::{Direction, Found, Node, NodeEvent, Options, Removal, Topic};
 use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::guest::{Guest, hello};
 use kinfolk_tests::support::node::{Mortal, NEXT, quick_limits, serving};
@@ -169,6 +169,28 @@ async fn every_exchange_begins_and_ends_once_and_every_peer_comes_and_goes_once(
     let counted = metrics.exchanges.values().sum::<u64>() - refused;
     assert!(counted >= log.count(over_with).try_into().expect("few"), "{metrics:?}");
     over([hub]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_seen_the_end_of_an_exchange_may_begin_another_at_once() {
+    let faults = Faults::default();
+    let alice = discovering(1).faults(&faults).spawn().await.expect("it starts");
+    let bob = from(2, alice.addr()).await;
+    all_know_all(&[alice.clone(), bob.clone()]).await;
+    let mut log = EventLog::of(&alice).await;
+    eventually(SOON, "none is under way", async || {
+        let metrics = alice.metrics().await.expect("it runs").discovery;
+        metrics.exchanges_inbound + metrics.exchanges_outbound == 0
+    })
+    .await;
+    // Alice's own part of the end takes longer than the test.
+    faults.arm(Point::ExchangeDone, Crash::Stall(SOON));
+    bob.sync_with(alice.id()).await.expect("an exchange");
+    within(SOON, "the stall", faults.struck(Point::ExchangeDone)).await;
+    bob.sync_with(alice.id()).await.expect("another");
+    let ended = |event: &NodeEvent| matches!(event, NodeEvent::ExchangeEnded { peer, direction: Direction::Inbound, .. } if *peer == bob.id());
+    log.next(SOON, "the end of the other", ended).await;
+    over([alice, bob]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use futures_util::future;
 use iroh::endpoint::{RecvStream, SendStream};
 use kinfolk::{Code, Direction, ExchangeError, Metrics, NodeBuilder, NodeEvent, Record, SecretKey};
 use kinfolk_core::record::UnixMillis;
@@ -215,16 +214,16 @@ async fn a_peer_that_exchanges_a_hundred_times_is_answered_eight_times() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_peer_s_exchanges_one_waits_for_the_one_under_way_and_no_more() {
+async fn a_peer_has_one_exchange_at_a_time() {
     let scene = Scene::around(discovering(1)).await;
     let (mut silent, _receive) = scene.guest.ask(&header(EXCHANGE, StreamMode::Eager)).await;
     scene.is_under_way().await;
-    let another = || Box::pin(exchange(&scene.guest, lore(scene.stranger.id(), [])));
-    let (refused, waiting) = future::select(another(), another()).await.factor_first();
-    assert_eq!(refused, Told::Reset(Code::Busy));
+    let told = exchange(&scene.guest, lore(scene.stranger.id(), [])).await;
+    assert_eq!(told, Told::Reset(Code::Busy));
     assert_eq!(scene.ended("refused").await, 1);
     silent.reset(0_u32.into()).expect("it is open");
-    let told = waiting.await;
+    eventually(SOON, "it has ended", async || scene.ended("stream").await == 1).await;
+    let told = exchange(&scene.guest, lore(scene.stranger.id(), [])).await;
     assert!(told.is_complete(), "{told:?}");
     scene.ends_well().await;
 }
@@ -259,17 +258,19 @@ async fn a_peer_that_leaves_in_the_middle_of_an_exchange_pays_for_what_it_had() 
     over([node]).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_of_silent_exchanges_keeps_no_newcomer_out() {
-    // More than there are places, and each silent for as long as it may be.
+/// A crowd of so many, each with so many exchanges, keeps no newcomer out though each is silent for as long as it may be.
+async fn a_silent_crowd_keeps_no_newcomer_out(strangers: u32, each: usize) {
     let mut limits = short_silence();
     limits.exchange.silence = SOON;
     let node = discovering(1).limits(limits).spawn().await.expect("it starts");
     let mut crowd = Vec::new();
-    for n in 0..24 {
+    for n in 0..strangers {
         let stranger = Stranger::bind(key(n)).await;
         let guest = Guest::enter(&stranger, &node, hello(1, 1)).await;
-        let streams = guest.ask(&header(EXCHANGE, StreamMode::Eager)).await;
+        let mut streams = Vec::new();
+        for _ in 0..each {
+            streams.push(guest.ask(&header(EXCHANGE, StreamMode::Eager)).await);
+        }
         crowd.push((stranger, guest, streams));
     }
     let newcomer = from(2, node.addr()).await;
@@ -279,6 +280,17 @@ async fn a_crowd_of_silent_exchanges_keeps_no_newcomer_out() {
     let displaced = count(&node, |metrics| metrics.discovery.exchanges.get("displaced").copied());
     assert!(displaced.await > 0, "the crowd took no places");
     over([node, newcomer, late]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_of_silent_exchanges_keeps_no_newcomer_out() {
+    // More than there are places.
+    a_silent_crowd_keeps_no_newcomer_out(24, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_with_two_silent_exchanges_each_has_no_more_places_than_one_with_one() {
+    a_silent_crowd_keeps_no_newcomer_out(16, 2).await;
 }
 
 /// Answers each message of the node after a while, always as if there were more to say.

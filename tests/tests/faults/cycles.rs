@@ -8,7 +8,7 @@ use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::guest::{Guest, hello};
 use kinfolk_tests::support::node::{builder, quick_limits, serving};
 use kinfolk_tests::support::stranger::Stranger;
-use kinfolk_tests::support::wait::{eventually, resident_bytes, within};
+use kinfolk_tests::support::wait::{eventually, own_memory, within};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::mpsc;
 
@@ -164,10 +164,10 @@ async fn cycles(short: u64, mut fail: impl AsyncFnMut(u64, Crash)) {
     for n in 1..=cycles {
         fail(n, if n % 2 == 0 { Crash::Panic } else { Crash::Error }).await;
         if n == cycles / 5 {
-            after_first = resident_bytes();
+            after_first = own_memory();
         }
     }
-    let after_last = resident_bytes();
+    let after_last = own_memory();
     println!("{cycles} failures: {after_first} bytes after a fifth, {after_last} after the last");
     let growth = after_last.saturating_sub(after_first);
     assert!(growth <= GROWTH_MAX, "{growth} bytes more after the last than after a fifth");

@@ -127,7 +127,7 @@ async fn ten_thousand_dials_of_a_thousand_ids_at_one_address_cost_little_and_kee
         let (time, honest) = newcomer(&victim, times.len() + 1).await;
         times.push(time);
         let now = victim.figures().await;
-        growth = now.resident().saturating_sub(before.resident()).max(growth);
+        growth = now.memory().saturating_sub(before.memory()).max(growth);
         live = now.get("inbound").max(live);
         // Those of an address, and the newcomer and the one before it, which may still be closing.
         assert!(now.get("inbound") <= LIVE_PER_ADDRESS + 2, "{now:?}");
@@ -147,7 +147,7 @@ async fn ten_thousand_dials_of_a_thousand_ids_at_one_address_cost_little_and_kee
     let (median, p99) = (percentile(&mut times, 50), percentile(&mut times, 99));
     println!(
         "{dials} dials in {took:.1?}: {} newcomers answered after {median:.0?}, p99 {p99:.0?}, at most {live} inbound, \
-         {} KiB more resident, {busy:.1?} of processor time, {} ignored",
+         {} KiB more memory, {busy:.1?} of processor time, {} ignored",
         times.len(),
         growth / 1024,
         after.get("address_rate") - before.get("address_rate"),

@@ -124,12 +124,12 @@ async fn as_many_streams_as_a_peer_may_open_all_stalled_cost_others_at_most_twic
 async fn a_peer_that_stalls_every_stream_with_full_windows_takes_at_most_16_mib() {
     let _alone = ALONE.lock().await;
     let mut victim = Victim::start(Role::Plain).await;
-    let before = victim.figures().await.resident();
+    let before = victim.figures().await.memory();
     let window = u64::from(Limits::default().connection_window);
     let mallory = Stranger::bind(66).await;
     let _stall = Stall::begin(&mut victim, &mallory, 1).await;
     let growth = victim.filled(before, window).await;
-    println!("1024 stalled streams and a full window: {} KiB more resident", growth / 1024);
+    println!("1024 stalled streams and a full window: {} KiB more memory", growth / 1024);
     assert!(growth <= PER_PEER_MAX, "{growth} bytes");
 }
 
@@ -152,7 +152,7 @@ async fn unread_data_on_a_hundred_connections_takes_no_more_than_their_windows_a
     let all = u64::try_from(streams.len()).expect("few");
     victim.until("all are served", |now| now.get("stuck") == all).await;
     // What connections and streams cost without data is not the windows'.
-    let before = victim.figures().await.resident();
+    let before = victim.figures().await.memory();
     let mut writers = JoinSet::new();
     for (mut send, receive) in streams {
         writers.spawn(async move {
@@ -164,7 +164,7 @@ async fn unread_data_on_a_hundred_connections_takes_no_more_than_their_windows_a
     let windows = u64::from(NARROW) * u64::from(CONNECTIONS);
     let growth = victim.filled(before, windows).await;
     println!(
-        "{CONNECTIONS} windows of {} KiB: {} KiB more resident, {:.2}× their sum",
+        "{CONNECTIONS} windows of {} KiB: {} KiB more memory, {:.2}× their sum",
         NARROW / 1024,
         growth / 1024,
         growth as f64 / windows as f64

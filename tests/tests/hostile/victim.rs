@@ -15,7 +15,7 @@ use kinfolk_core::wire::Hello;
 use kinfolk_tests::support::guest::Guest;
 use kinfolk_tests::support::node::{builder, quick_limits, real_addr, serving};
 use kinfolk_tests::support::stranger::Stranger;
-use kinfolk_tests::support::wait::{eventually, resident_bytes, within};
+use kinfolk_tests::support::wait::{eventually, own_memory, within};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::Mutex;
@@ -85,9 +85,9 @@ impl Figures {
         self.0.get(name).copied().unwrap_or(0)
     }
 
-    /// How much of the process is in memory, in bytes.
-    pub(crate) fn resident(&self) -> u64 {
-        self.get("resident")
+    /// How much memory of its own the process has, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        self.get("memory")
     }
 }
 
@@ -161,7 +161,7 @@ impl Victim {
 
     /// Waits until strangers have filled windows of so many bytes, and no more comes; returns by how much the process has grown.
     pub(crate) async fn filled(&mut self, before: u64, windows: u64) -> u64 {
-        let growth = async |this: &mut Self| this.figures().await.resident().saturating_sub(before);
+        let growth = async |this: &mut Self| this.figures().await.memory().saturating_sub(before);
         let mut last = growth(self).await;
         eventually(PATIENCE, "the windows are full", async || {
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -219,7 +219,7 @@ async fn metrics(node: &Node) -> Metrics {
 
 fn figures(metrics: &Metrics) -> String {
     let mut figures = vec![
-        format!("resident={}", resident_bytes()),
+        format!("memory={}", own_memory()),
         format!("busy_ms={}", busy().as_millis()),
         format!("handshakes={}", metrics.handshakes),
         format!("inbound={}", metrics.sessions.inbound),

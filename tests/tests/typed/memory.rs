@@ -11,7 +11,7 @@ use kinfolk::{EndpointAddr, EndpointId, Limits};
 use kinfolk_core::wire::subscription::ControlEntry;
 use kinfolk_tests::support::node::{builder, real_addr};
 use kinfolk_tests::support::stranger::read_until_end;
-use kinfolk_tests::support::wait::{resident_bytes, within};
+use kinfolk_tests::support::wait::{own_memory, within};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
@@ -65,7 +65,7 @@ impl Consuming {
         Self { addr, ask, said, _process: process }
     }
 
-    async fn resident(&mut self) -> u64 {
+    async fn memory(&mut self) -> u64 {
         self.ask.write_all(b"\n").await.expect("it is alive");
         answer(&mut self.said).await.parse().expect("a number")
     }
@@ -117,7 +117,7 @@ fn a_node_that_consumes_and_whose_app_does_not_read() {
         println!("\n{ANSWER}{} {}", node.id(), real_addr(&node));
         let mut questions = BufReader::new(tokio::io::stdin()).lines();
         while let Ok(Some(_)) = questions.next_line().await {
-            println!("\n{ANSWER}{}", resident_bytes());
+            println!("\n{ANSWER}{}", own_memory());
         }
     });
 }
@@ -144,7 +144,7 @@ async fn producers_without_end_with_long_claims_and_with_garbage_cost_a_consumer
     for key in 100..103 {
         consuming.is_told_garbage(key).await;
     }
-    let before = consuming.resident().await;
+    let before = consuming.memory().await;
     let mut kept = Vec::new();
     let floods = [entry(&[7; 1000]), entry(&[]), ControlEntry::Gap { missed: 1 }.encode()];
     for (key, bytes) in (60..).zip(floods) {
@@ -163,11 +163,11 @@ async fn producers_without_end_with_long_claims_and_with_garbage_cost_a_consumer
         asked.send.write_all(&long[..long.len() - 1]).await.expect("the node reads");
         kept.push((cheat, asked));
     }
-    let flooded = consuming.resident().await;
+    let flooded = consuming.memory().await;
     for key in GARBAGE {
         consuming.is_told_garbage(key).await;
     }
-    let garbage = consuming.resident().await.saturating_sub(flooded);
+    let garbage = consuming.memory().await.saturating_sub(flooded);
     let flood = flooded.saturating_sub(before);
     println!("{flood} bytes more, and {garbage} for garbage");
     // A window for each, and what a receiver has read: an item that is not whole, and as much again as it makes room for.

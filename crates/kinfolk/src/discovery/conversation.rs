@@ -279,6 +279,10 @@ impl Conversation<'_> {
             (None, Some(ExchangeError::Misbehaved(fault))) => Some(fault.code()),
             (None, _) => summary.end.code(),
         };
+        if let Some(heard) = &self.heard {
+            // Before the peer sees the end, from which on it may open another.
+            heard.no_more();
+        }
         match code {
             None => {
                 // The peer may have left before.

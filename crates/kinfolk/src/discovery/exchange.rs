@@ -1,7 +1,6 @@
 //! Exchange: one reconciliation of the catalog with one peer, over a stream of an ordinary session.
 //!
-//! The work runs in a task that the actor owns, the [`conversation`]; the actor gives it a place in the tree, and its end a meaning: it
-//! stops with what came of it in its state, and fails if the task panics.
+//! Here is what it is to Discovery: a [job](crate::supervision::job), who waits for it, what came of it and why it failed. The work is the [`conversation`].
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -31,7 +30,7 @@ pub(crate) const EXCHANGE: ProtocolName = ProtocolName::from_static("kinfolk/exc
 /// Whoever asked for an exchange and waits for what came of it.
 pub(crate) type ExchangeReply = RpcReplyPort<Result<ExchangeReport, ExchangeError>>;
 
-/// The work; see the module page.
+/// The job; see the module page.
 pub(crate) struct Exchange {
     pub(crate) context: Arc<Context>,
     pub(crate) peer: EndpointId,
@@ -46,20 +45,25 @@ pub(crate) enum Role {
     Responder(Box<Incoming>, Heard),
 }
 
-/// When the peer was last heard, for whoever may give its place to another.
+/// When the peer was last heard, for whoever may give its place to another; nothing once the exchange awaits nothing more from it.
 #[derive(Debug, Clone)]
-pub(crate) struct Heard(Arc<Mutex<Instant>>);
+pub(crate) struct Heard(Arc<Mutex<Option<Instant>>>);
 
 impl Heard {
     pub(crate) fn now() -> Self {
-        Self(Arc::new(Mutex::new(Instant::now())))
+        Self(Arc::new(Mutex::new(Some(Instant::now()))))
     }
 
     pub(crate) fn again(&self) {
-        *lock(&self.0) = Instant::now();
+        *lock(&self.0) = Some(Instant::now());
     }
 
-    pub(crate) fn at(&self) -> Instant {
+    /// The exchange is over but for what this node has to do by itself.
+    pub(crate) fn no_more(&self) {
+        *lock(&self.0) = None;
+    }
+
+    pub(crate) fn at(&self) -> Option<Instant> {
         *lock(&self.0)
     }
 }

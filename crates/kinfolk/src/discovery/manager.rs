@@ -39,15 +39,12 @@ use crate::local_only::local_only;
 use crate::metrics::Family;
 use crate::peers::link::Link;
 use crate::protocol::service::{Incoming, Service};
-use crate::supervision::{ChildEnd, Lost, OwnedTask, Pulse, Restarts, Watched, child_end};
+use crate::supervision::{self, ChildEnd, Lost, OwnedTask, Pulse, Restarts, Watched, child_end};
 
 mod exchanges;
 mod saying;
 
 use exchanges::Running;
-
-/// How long a child may take to start: local work that awaits nobody.
-const CHILD_START: Duration = Duration::from_secs(1);
 
 /// How often walkers are woken since the app looks for somebody: who looks asks again and again.
 const SOUGHT_RATE: Rate = Rate::new(1, Duration::from_secs(10));
@@ -57,9 +54,6 @@ const ANNOUNCER_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// How long after its end discovery on the local network is started again.
 const MDNS_PAUSE: Duration = Duration::from_secs(60);
-
-/// Why a child did not start.
-const LATE: &str = "it did not start in time";
 
 /// The actor.
 pub(crate) struct Discovery;
@@ -290,7 +284,7 @@ impl Discovery {
             state.announcer_failed(&cause);
             return Ok(());
         }
-        state.exchange_ended(actor, end).await;
+        state.exchange_ended(actor, end);
         Ok(())
     }
 
@@ -449,16 +443,13 @@ impl DiscoveryState {
         let (context, discovery) = (Arc::clone(&self.context), self.me.clone());
         let pulse = Arc::new(Pulse::default());
         let arguments = WalkerArguments { context, discovery, pulse: Arc::clone(&pulse) };
-        let supervisor = self.me.get_cell();
-        let starting = ractor::Actor::spawn_linked(None, Walker, arguments, supervisor);
-        match tokio::time::timeout(CHILD_START, starting).await {
-            Ok(Ok((walker, _))) => {
+        match supervision::start(Walker, arguments, self.me.get_cell()).await {
+            Ok(walker) => {
                 self.walkers.insert(walker.get_id(), Watched::new(walker, pulse));
                 self.count_running();
                 Ok(())
             }
-            Ok(Err(error)) => self.walker_failed(&error.to_string()),
-            Err(_) => self.walker_failed(LATE),
+            Err(error) => self.walker_failed(&error.to_string()),
         }
     }
 
@@ -468,10 +459,8 @@ impl DiscoveryState {
         }
         let (context, pulse) = (Arc::clone(&self.context), Arc::new(Pulse::default()));
         let arguments = AnnouncerArguments { context, pulse: Arc::clone(&pulse) };
-        let supervisor = self.me.get_cell();
-        let starting = ractor::Actor::spawn_linked(None, Announcer, arguments, supervisor);
-        match tokio::time::timeout(CHILD_START, starting).await {
-            Ok(Ok((announcer, _))) => {
+        match supervision::start(Announcer, arguments, self.me.get_cell()).await {
+            Ok(announcer) => {
                 self.announcer = Some(Watched::new(announcer, pulse));
                 self.announcer_since = Some(Instant::now());
                 let own = self.context.records.snapshot().own().map(|own| own.record().clone());
@@ -480,8 +469,7 @@ impl DiscoveryState {
                 }
                 self.tell_announcer(AnnouncerMessage::Found);
             }
-            Ok(Err(error)) => self.announcer_failed(&error.to_string()),
-            Err(_) => self.announcer_failed(LATE),
+            Err(error) => self.announcer_failed(&error.to_string()),
         }
     }
 

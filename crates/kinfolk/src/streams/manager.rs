@@ -13,7 +13,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use kinfolk_core::code::Code;
 use kinfolk_core::wire::subscription::{ConsumerFrame, Refusal};
@@ -35,10 +35,7 @@ use crate::streams::consumer::inlet::Inlet;
 use crate::streams::producer::actor::{Asking, ProducerArguments, ProducerMessage, Producing};
 use crate::streams::producer::feed::{self, Frames, NoFrame};
 use crate::streams::producer::outlet::Outlet;
-use crate::supervision::{ChildEnd, OwnedTask, Pulse, Restarts, Watched, child_end};
-
-/// How long a child may take to start: local work that awaits nobody.
-const CHILD_START: Duration = Duration::from_secs(1);
+use crate::supervision::{self, ChildEnd, OwnedTask, Pulse, Restarts, Watched, child_end};
 
 /// The actor.
 pub(crate) struct Streams;
@@ -202,15 +199,12 @@ impl StreamsState {
         let (context, pulse) = (Arc::clone(&self.context), Arc::new(Pulse::default()));
         let (own, own_pulse) = (Arc::clone(&outlet), Arc::clone(&pulse));
         let arguments = ProducerArguments { context, outlet: own, pulse: own_pulse };
-        let supervisor = self.me.get_cell();
-        let starting = ractor::Actor::spawn_linked(None, Producing, arguments, supervisor);
-        match tokio::time::timeout(CHILD_START, starting).await {
-            Ok(Ok((actor, _))) => {
+        match supervision::start(Producing, arguments, self.me.get_cell()).await {
+            Ok(actor) => {
                 self.producers.insert(actor.get_id(), (outlet, Watched::new(actor, pulse)));
                 Ok(())
             }
-            Ok(Err(error)) => self.failed("producer", &error.to_string()),
-            Err(_) => self.failed("producer", LATE),
+            Err(error) => self.failed("producer", &error.to_string()),
         }
     }
 
@@ -221,15 +215,12 @@ impl StreamsState {
         let (context, pulse) = (Arc::clone(&self.context), Arc::new(Pulse::default()));
         let (own, own_pulse) = (Arc::clone(&inlet), Arc::clone(&pulse));
         let arguments = ConsumerArguments { context, inlet: own, pulse: own_pulse };
-        let supervisor = self.me.get_cell();
-        let starting = ractor::Actor::spawn_linked(None, Consuming, arguments, supervisor);
-        match tokio::time::timeout(CHILD_START, starting).await {
-            Ok(Ok((actor, _))) => {
+        match supervision::start(Consuming, arguments, self.me.get_cell()).await {
+            Ok(actor) => {
                 self.consumers.insert(actor.get_id(), (inlet, Watched::new(actor, pulse)));
                 Ok(())
             }
-            Ok(Err(error)) => self.failed("consumer", &error.to_string()),
-            Err(_) => self.failed("consumer", LATE),
+            Err(error) => self.failed("consumer", &error.to_string()),
         }
     }
 
@@ -285,6 +276,3 @@ impl StreamsState {
         Ok(())
     }
 }
-
-/// Why a child did not start.
-const LATE: &str = "it did not start in time";

@@ -1,13 +1,12 @@
 //! Job: an actor that does one thing, and ends with what came of it.
 //!
 //! The work runs in a task that the actor owns; the actor gives it a place in the tree, and its end a meaning: it stops with what came of it in its state, and fails if the
-//! work panics. Its parent reads either by [`end_of`].
+//! work panics. Its parent reads either by [`end_of`]. It knows no deadline of the work and restarts nothing.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Duration;
 
-use ractor::{ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
+use ractor::{ActorCell, ActorProcessingErr, ActorRef};
 use thiserror::Error;
 
 use crate::context::Context;
@@ -16,16 +15,13 @@ use crate::fault::Points;
 use crate::fault::here;
 use crate::local_only::local_only;
 use crate::metrics::Family;
-use crate::supervision::{ChildEnd, OwnedTask};
-
-/// How long a job may take to start: local work that awaits nobody.
-const START: Duration = Duration::from_secs(1);
+use crate::supervision::{self, ChildEnd, NotStarted, OwnedTask};
 
 /// What a job does, and what it does it with.
 pub(crate) trait Work: Send + 'static {
     /// What comes of it.
     type End: Send + 'static;
-    /// Under which name its panics are counted.
+    /// Under which name its failures are counted, as panics.
     const NAME: &'static str;
     /// Where a test can let it fail.
     #[cfg(feature = "fault-injection")]
@@ -96,21 +92,9 @@ impl<W: Work> Job<W> {
     }
 }
 
-/// Why a job did not start.
-#[derive(Debug, Error)]
-pub(crate) enum NotStarted {
-    #[error(transparent)]
-    Failed(#[from] SpawnErr),
-    #[error("it did not start in time")]
-    Late,
-}
-
-/// Starts a job under this parent.
+/// Starts a job of this parent.
 pub(crate) async fn start<W: Work>(work: W, parent: ActorCell) -> Result<JobRef<W>, NotStarted> {
-    let starting = ractor::Actor::spawn_linked(None, Job::<W>(PhantomData), work, parent);
-    let started = tokio::time::timeout(START, starting).await;
-    let (job, _) = started.map_err(|_| NotStarted::Late)??;
-    Ok(job)
+    supervision::start(Job::<W>(PhantomData), work, parent).await
 }
 
 /// Why nothing came of a job.

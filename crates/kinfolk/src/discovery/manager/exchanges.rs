@@ -25,7 +25,7 @@ use crate::metrics::Family;
 use crate::peers::link::{LettingGo, Link};
 use crate::peers::manager::{ERRAND_LINGER, PeerManagerMessage};
 use crate::protocol::service::Incoming;
-use crate::supervision::job::{self, JobRef, Unfinished};
+use crate::supervision::job::{self, Unfinished};
 use crate::supervision::{ChildEnd, Lost, OwnedTask, lock};
 
 /// Peers to start from that are asked at once; the walkers go to the others.
@@ -57,13 +57,10 @@ pub(super) struct Wanted {
 
 /// One of the places for exchanges that peers open.
 pub(super) struct Place {
-    pub(super) actor: JobRef<Exchange>,
-    pub(super) since: Instant,
-    pub(super) heard: Heard,
+    since: Instant,
+    heard: Heard,
     /// It is being stopped, since another one needs the place.
-    pub(super) is_displaced: bool,
-    /// The next one of the same peer, which has seen the end of this one sooner.
-    next: Option<Incoming>,
+    is_displaced: bool,
 }
 
 impl DiscoveryState {
@@ -126,17 +123,10 @@ impl DiscoveryState {
         self.start_exchange(peer, Role::Initiator, None, Some(reply)).await;
     }
 
-    /// Answers an exchange that a peer has opened: one after the other, one of them waiting, and not more often than is good for both.
+    /// Answers an exchange that a peer has opened: one at a time, and not more often than is good for both.
     pub(super) async fn answer(&mut self, mut stream: Incoming) {
         let (peer, now) = (stream.peer, Instant::now());
-        let own = self.exchanges.values_mut().filter(|running| running.wanted.peer == peer);
-        let mut own = own.filter_map(|running| running.place.as_mut());
-        let running = own.find(|place| !place.is_displaced);
-        let is_answered = running.is_some();
-        if let Some(Place { next: next @ None, .. }) = running {
-            *next = Some(stream);
-            return;
-        }
+        let is_answered = self.answered().any(|(other, ..)| other == peer);
         let room = self.room(now);
         let may = !is_answered && room != Room::None && lock(&self.context.quota).start(now, peer);
         if !may {
@@ -152,28 +142,26 @@ impl DiscoveryState {
         self.start_exchange(peer, role, None, None).await;
     }
 
-    /// The exchanges that take the places for peers.
-    pub(super) fn answered(&self) -> impl Iterator<Item = (&Running, &Place)> {
-        let places = self.exchanges.values().filter_map(|running| {
-            let place = running.place.as_ref()?;
-            Some((running, place))
-        });
-        places.filter(|(_, place)| !place.is_displaced)
+    /// The exchanges that take the places for peers, and whose they are. One that is being displaced, or awaits nothing more from its peer, takes none: it ends by itself.
+    fn answered(&self) -> impl Iterator<Item = (EndpointId, ActorId, quota::Place)> {
+        self.exchanges.iter().filter_map(|(actor, running)| {
+            let place = running.place.as_ref().filter(|place| !place.is_displaced)?;
+            let place = quota::Place { since: place.since, heard: place.heard.at()? };
+            Some((running.wanted.peer, *actor, place))
+        })
     }
 
     /// What place there is for another exchange of a peer.
-    pub(super) fn room(&self, now: Instant) -> Room<ActorId> {
-        let taken = self.answered().map(|(_, Place { actor, since, heard, .. })| {
-            (actor.get_id(), quota::Place { since: *since, heard: heard.at() })
-        });
+    fn room(&self, now: Instant) -> Room<ActorId> {
+        let taken = self.answered().map(|(_, actor, place)| (actor, place));
         quota::room(now, self.context.limits.exchanges_inbound, taken)
     }
 
-    pub(super) fn displace(&mut self, actor: ActorId) {
-        let running = self.exchanges.get_mut(&actor);
-        if let Some(place) = running.and_then(|running| running.place.as_mut()) {
+    fn displace(&mut self, actor: ActorId) {
+        let Some(running) = self.exchanges.get_mut(&actor) else { return };
+        if let Some(place) = &mut running.place {
             place.is_displaced = true;
-            place.actor.stop(None);
+            running.exchange.stop(None);
         }
     }
 
@@ -197,10 +185,7 @@ impl DiscoveryState {
         match started {
             Ok(actor) => {
                 let now = Instant::now();
-                let place = heard.map(|heard| {
-                    let actor = actor.clone();
-                    Place { actor, since: now, heard, is_displaced: false, next: None }
-                });
+                let place = heard.map(|heard| Place { since: now, heard, is_displaced: false });
                 self.context.emit(NodeEvent::ExchangeStarted { peer, direction });
                 let limits = &self.context.limits;
                 let longest = limits.dial_deadline.saturating_add(limits.exchange.deadline);
@@ -215,12 +200,12 @@ impl DiscoveryState {
         }
     }
 
-    pub(super) async fn exchange_ended(&mut self, actor: ActorId, end: ChildEnd) {
+    pub(super) fn exchange_ended(&mut self, actor: ActorId, end: ChildEnd) {
         let Some(Running { lost, wanted, place, .. }) = self.exchanges.remove(&actor) else {
             return;
         };
         self.count_running();
-        let is_displaced = place.as_ref().is_some_and(|place| place.is_displaced);
+        let is_displaced = place.is_some_and(|place| place.is_displaced);
         let result = match job::end_of::<Exchange>(&self.context, end) {
             Ok(result) => result,
             Err(Unfinished::Stopped) if is_displaced => Err(ExchangeError::Displaced),
@@ -230,9 +215,6 @@ impl DiscoveryState {
             Err(unfinished) => Err(ExchangeError::failed(&unfinished)),
         };
         self.exchange_over(wanted, result);
-        if let Some(next) = place.and_then(|place| place.next) {
-            self.answer(next).await;
-        }
     }
 
     pub(super) fn count_running(&self) {

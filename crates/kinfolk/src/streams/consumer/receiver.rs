@@ -1,6 +1,6 @@
 //! Receiver: reads what one source sends, into the inlet.
 //!
-//! The work runs in a task that the actor owns; the actor gives it a place in the tree, and its end a meaning. The task reads no further while the inlet has no room, so that
+//! It is a [job](crate::supervision::job). It reads no further while the inlet has no room, so that
 //! the producer learns from QUIC how fast this consumer is. It looks at no item: the app decodes them. While the app waits it may read by itself, see [`tap`](super::tap).
 
 use std::fmt::Display;
@@ -33,7 +33,7 @@ use crate::streams::consumer::inlet::{Batch, Content, Flow, Inlet, PART_ROOM, ro
 use crate::streams::consumer::tap::{Found, READ, Tap};
 use crate::supervision::job::Work;
 
-/// The work; see the module page.
+/// The job; see the module page.
 pub(crate) struct Receiver {
     pub(crate) context: Arc<Context>,
     pub(crate) consumer: ActorRef<ConsumerMessage>,

@@ -1,6 +1,6 @@
 //! Feed: writes what a producer sends to one subscriber.
 //!
-//! The work runs in a task that the actor owns; the actor gives it a place in the tree, and its end a meaning. The task takes from the outlet what the stream
+//! It is a [job](crate::supervision::job). It takes from the outlet what the stream
 //! has room for, so that a subscriber that reads slowly costs its lag in the outlet and no more, and reads what the subscriber says meanwhile. Whatever it does,
 //! it harms no other subscriber.
 
@@ -35,7 +35,7 @@ use crate::supervision::job::Work;
 /// Writes that found room before the feed looks for what else there is.
 const IN_A_ROW: u32 = 16;
 
-/// The work; see the module page.
+/// The job; see the module page.
 pub(crate) struct Feed {
     pub(crate) context: Arc<Context>,
     pub(crate) producer: ActorRef<ProducerMessage>,
