@@ -14,11 +14,11 @@
 //! | with a larger number | take it; its peer's standing is restored |
 //! | with the same number and the same bytes | nothing: hearing it again renews nothing |
 //! | with the same number and other bytes | keep the first, count it; but a departure wins |
-//! | with a smaller number | ignore it; but take it from its owner on a newer session, so that a broken clock can heal |
-//! | with a number that is dead | ignore it; only the owner, on a newer session, may speak with a smaller one |
+//! | with a smaller number | ignore it; but take it from its owner [later](UNDER_WAY), so that a broken clock can heal |
+//! | with a number that is dead | ignore it; only the owner may speak with a smaller one, later |
 //!
-//! A session is newer that began after the larger number was heard. In one life of a node numbers only grow, and a session is of one life: what comes with a smaller one on
-//! an older session was under way while the larger came by another path, and is out of date.
+//! In one life of a node numbers only grow. A smaller one that its owner says soon after the larger was heard may have been under way while that came by another path, and is out of
+//! date; one that it says much later is what it says now.
 //!
 //! After an owner went back, what it said with larger numbers is dead: only the owner itself can tell its next records,
 //! until it has heard of the larger number and jumped past it (see [`SeqSource`](crate::record::SeqSource)).
@@ -60,7 +60,7 @@ use std::time::{Duration, Instant};
 use iroh_base::EndpointId;
 
 use crate::peer_link::Direction;
-use crate::record::{Reach, Record, Ttl};
+use crate::record::{Reach, Record, Seq, Ttl};
 
 mod contract;
 mod entry;
@@ -88,10 +88,15 @@ pub const SHARES: usize = 16;
 /// disagree is over before it is forgotten.
 pub const DEAD_MEMORY: Duration = Ttl::MAX.as_duration().saturating_mul(2);
 
+/// For how long what an owner said before may still come from it: four times as long as an exchange takes at most by default (a guess; a
+/// longer one costs only those whose clock was set back, and who have heard of their larger number from nobody).
+pub const UNDER_WAY: Duration = Duration::from_secs(120);
+
 /// Why a peer's record must not be evicted.
 #[derive(Debug, Clone, Copy, Default)]
 struct Kept {
-    session: Option<Session>,
+    /// Outbound if one of its links was.
+    session: Option<Direction>,
     held: bool,
     configured: bool,
 }
@@ -100,15 +105,6 @@ impl Kept {
     fn is_empty(&self) -> bool {
         self.session.is_none() && !self.held && !self.configured
     }
-}
-
-/// The session with a peer.
-#[derive(Debug, Clone, Copy)]
-struct Session {
-    /// Outbound if one of its links was.
-    direction: Direction,
-    /// When its latest link began.
-    since: Instant,
 }
 
 /// What is due at a time.
@@ -168,16 +164,15 @@ impl Catalog {
                         Some(Arc::new(Entry::of(record, now, Duration::ZERO, Duration::MAX)));
                 }
             }
-            Input::Connected { peer, direction: reached } => {
+            Input::Connected { peer, direction } => {
                 self.keep(peer, |kept| {
                     // A session that proves is not outdone by a later one that does not.
-                    let before = kept.session.map(|session| session.direction);
-                    let direction = before.filter(|before| *before == Direction::Outbound);
-                    let direction = direction.unwrap_or(reached);
-                    kept.session = Some(Session { direction, since: now });
+                    if kept.session != Some(Direction::Outbound) {
+                        kept.session = Some(direction);
+                    }
                 });
                 self.rework(&peer, |entry| {
-                    if reached == Direction::Outbound {
+                    if direction == Direction::Outbound {
                         entry.set_proven(true);
                         entry.set_backed(true);
                     }
@@ -258,7 +253,7 @@ impl Catalog {
             Source::Store => (None, Reach::World),
         };
         let is_owner = from == Some(peer);
-        let taken = self.judge(&sighting.record, is_owner).and_then(|()| {
+        let taken = self.judge(now, &sighting.record, is_owner).and_then(|()| {
             let holds = remaining(now, &sighting, is_owner).ok_or(Ignored::Expired)?;
             if sighting.record.is_departure() {
                 self.depart(now, sighting, out);
@@ -283,10 +278,10 @@ impl Catalog {
     }
 
     /// Whether a record may take the place of what is known of its node.
-    fn judge(&self, record: &Record, is_owner: bool) -> Result<(), Ignored> {
+    fn judge(&self, now: Instant, record: &Record, is_owner: bool) -> Result<(), Ignored> {
         let (id, seq) = (record.id(), record.seq());
-        let session = self.kept.get(&id).filter(|_| is_owner).and_then(|kept| kept.session);
-        let is_newer = |heard| session.is_some_and(|session| session.since > heard);
+        let may_go_back =
+            |heard: Instant| is_owner && now.saturating_duration_since(heard) >= UNDER_WAY;
         if let Some(entry) = self.known.get(&id) {
             let known = entry.record();
             if record == known {
@@ -295,18 +290,20 @@ impl Catalog {
             if seq == known.seq() && !record.is_departure() {
                 return Err(Ignored::Equivocation);
             }
-            if seq < known.seq() && !is_newer(entry.received()) {
+            if seq < known.seq() && !may_go_back(entry.received()) {
                 return Err(Ignored::Outdated);
             }
         }
         let Some(grave) = self.graves.get(&id) else { return Ok(()) };
-        if seq > grave.seq || (seq < grave.seq && is_newer(grave.heard)) {
-            return Ok(());
-        }
         let departure = self.known.departure(record.id_bytes());
-        let is_remembered = departure.is_some_and(|told| told.record() == record);
-        if is_remembered {
+        if departure.is_some_and(|told| told.record() == record) {
             return Err(Ignored::Known);
+        }
+        let counts = |dead: Seq, heard| seq > dead || (seq < dead && may_go_back(heard));
+        // An owner that went back has said its farewell with a smaller number than the grave's.
+        let counts_after = |told: &Arc<Entry>| counts(told.record().seq(), told.received());
+        if counts(grave.seq, grave.heard) && departure.is_none_or(counts_after) {
+            return Ok(());
         }
         if seq == grave.seq && record.is_departure() && !grave.is_departure {
             return Ok(());
@@ -316,13 +313,13 @@ impl Catalog {
 
     /// Takes the tombstone of a node.
     fn depart(&mut self, now: Instant, sighting: Sighting, out: &mut Vec<Output>) {
-        let peer = sighting.record.id();
+        let (peer, heard) = (sighting.record.id(), sighting.at.min(now));
         let removed = self.remove(&peer);
         let was_known = removed.is_some();
         let grave = Grave {
             seq: sighting.record.seq(),
             is_departure: true,
-            heard: now,
+            heard,
             until: dead_until(now),
             was_known,
         };
@@ -336,7 +333,7 @@ impl Catalog {
         self.forget_departure(&peer);
         if self.graves.get(&peer).is_some() {
             let age = sighting.age();
-            let told = Entry::of(sighting.record, sighting.at.min(now), age, Duration::MAX);
+            let told = Entry::of(sighting.record, heard, age, Duration::MAX);
             self.timers.insert((told.told().ends(), Due::Departure, peer));
             self.known.departures.insert(Peer::new(u32::MAX, Arc::new(told)));
         }
@@ -375,8 +372,7 @@ impl Catalog {
         let mut entry = Entry::new(sighting, holds, reach);
         entry.set_first_hand(is_owner);
         entry.set_backed(is_owner);
-        let reached = kept.session.map(|session| session.direction);
-        entry.set_proven(reached == Some(Direction::Outbound));
+        entry.set_proven(kept.session == Some(Direction::Outbound));
         let entry = Arc::new(entry);
         self.put(entry.clone(), from);
         out.push(Output::Added(entry));

@@ -10,6 +10,7 @@
     reason = "a test may fail this way"
 )]
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use iroh_base::{EndpointId, SecretKey, TransportAddr};
 use kinfolk_core::catalog::{
     Catalog, CatalogLimits, DEAD_MEMORY, Ignored, Input, Keep, Output, Removal, SHARES, Sighting,
-    Source,
+    Source, UNDER_WAY,
 };
 use kinfolk_core::id::NetworkId;
 use kinfolk_core::peer_link::Direction;
@@ -117,7 +118,6 @@ struct Grave {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Kept {
     session: Option<bool>,
-    since: Option<Instant>,
     held: bool,
     configured: bool,
 }
@@ -135,7 +135,8 @@ enum Said {
 struct Model {
     entries: BTreeMap<EndpointId, Held>,
     graves: BTreeMap<EndpointId, Grave>,
-    tombstones: BTreeMap<EndpointId, (Record, Instant)>,
+    /// With when each was heard, and until when it is passed on.
+    tombstones: BTreeMap<EndpointId, (Record, Instant, Instant)>,
     kept: BTreeMap<EndpointId, Kept>,
     said: Vec<Said>,
 }
@@ -161,7 +162,7 @@ impl Model {
         // In the order of time, as the memory of the dead may end in the same step.
         loop {
             let over = self.entries.iter().map(|(id, held)| (held.expires, 0, *id));
-            let told = self.tombstones.iter().map(|(id, (_, until))| (*until, 1, *id));
+            let told = self.tombstones.iter().map(|(id, (_, _, until))| (*until, 1, *id));
             let dead = self.graves.iter().map(|(id, grave)| (grave.until, 2, *id));
             let Some((_, what, id)) =
                 over.chain(told).chain(dead).filter(|(at, ..)| *at <= now).min()
@@ -194,8 +195,7 @@ impl Model {
             return;
         }
         let is_owner = from == Some(id);
-        let since = self.kept.get(&id).and_then(|kept| kept.since).filter(|_| is_owner);
-        let may_go_back = |heard| since.is_some_and(|since| since > heard);
+        let may_go_back = |heard| is_owner && now - heard >= UNDER_WAY;
         let ignored = |reason| Said::Ignored(id, reason);
         if let Some(held) = self.entries.get(&id) {
             let known = &held.record;
@@ -214,16 +214,22 @@ impl Model {
             }
         }
         if let Some(grave) = self.graves.get(&id) {
-            let goes_back = record.seq() < grave.seq && may_go_back(grave.heard);
             let takes_back = record.seq() == grave.seq && record.is_departure() && !grave.departed;
-            let told = self.tombstones.get(&id).is_some_and(|(told, _)| *told == record);
-            if record.seq() <= grave.seq && !goes_back {
-                if told {
+            // All that it said last and is dead, with when that was heard.
+            let mut dead = vec![(grave.seq, grave.heard)];
+            if let Some((told, heard, _)) = self.tombstones.get(&id) {
+                if *told == record {
                     return self.said.push(ignored(Ignored::Known));
                 }
-                if !takes_back {
-                    return self.said.push(ignored(Ignored::Dead));
-                }
+                dead.push((told.seq(), *heard));
+            }
+            let is_dead = |(seq, heard): &(Seq, Instant)| match record.seq().cmp(seq) {
+                Ordering::Less => !may_go_back(*heard),
+                Ordering::Equal => true,
+                Ordering::Greater => false,
+            };
+            if dead.iter().any(is_dead) && !takes_back {
+                return self.said.push(ignored(Ignored::Dead));
             }
         }
         let full_age = age.max(by_clock);
@@ -239,7 +245,7 @@ impl Model {
                 self.bury(id, old.record.seq(), false, old.received, now);
                 self.said.push(Said::Removed(id, Removal::Departed));
             }
-            self.tombstones.insert(id, (record, now + ttl.saturating_sub(full_age)));
+            self.tombstones.insert(id, (record, now, now + ttl.saturating_sub(full_age)));
             return;
         }
         let expires = now + (ttl - counted);
@@ -385,7 +391,6 @@ impl Pair {
                 let peer = id(peer);
                 let kept = model.kept.entry(peer).or_default();
                 kept.session = Some(*dialled || kept.session == Some(true));
-                kept.since = Some(self.now);
                 if let Some(held) = model.entries.get_mut(&peer) {
                     held.proven |= dialled;
                     held.backed |= dialled;
@@ -396,8 +401,7 @@ impl Pair {
                 Input::Connected { peer, direction }
             }
             Step::Disconnect(peer) => {
-                let kept = model.kept.entry(id(peer)).or_default();
-                (kept.session, kept.since) = (None, None);
+                model.kept.entry(id(peer)).or_default().session = None;
                 Input::Disconnected(id(peer))
             }
             Step::Keep(peer, held, wanted) => {
@@ -459,7 +463,7 @@ impl Pair {
             assert_eq!(self.catalog.loose_records_of(&source), count);
         }
         let ends = model.entries.values().map(|held| held.expires);
-        let ends = ends.chain(model.tombstones.values().map(|(_, until)| *until));
+        let ends = ends.chain(model.tombstones.values().map(|(_, _, until)| *until));
         let ends = ends.chain(model.graves.values().map(|grave| grave.until));
         assert_eq!(self.catalog.next_timeout(), ends.min());
         let relayable: BTreeSet<_> =
@@ -468,7 +472,7 @@ impl Pair {
         let fresh = entries.filter(|(_, held)| {
             held.age + (self.now - held.received) < held.record.ttl().as_duration()
         });
-        let told = model.tombstones.iter().filter(|(_, (_, until))| *until > self.now);
+        let told = model.tombstones.iter().filter(|(_, (_, _, until))| *until > self.now);
         assert_eq!(relayable, fresh.map(|(id, _)| *id).chain(told.map(|(id, _)| *id)).collect());
         for tag in 0..2 {
             let found: BTreeSet<_> =

@@ -158,6 +158,25 @@ async fn a_record_from_the_future_is_not_taken_and_blames_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_clock_is_behind_jumps_past_the_number_that_others_know() {
+    let scene = Scene::around(discovering(1)).await;
+    let own = SecretKey::from_bytes(&[1; 32]);
+    assert_eq!(own.public(), scene.node.id());
+    // What it said when its clock was right.
+    let before = UnixMillis::new(wall_clock().get() + 3_600_000);
+    let known = lore(scene.stranger.id(), [record_at(&own, before.get(), before, None)]);
+    let told = exchange(&scene.guest, known).await;
+    assert!(told.is_complete(), "{told:?}");
+    eventually(SOON, "a larger number", async || {
+        let known = scene.node.catalog();
+        known.own().is_some_and(|own| own.record().seq().get() > before.get())
+    })
+    .await;
+    assert_eq!(scene.rejected("from_future").await, 0);
+    scene.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_farewell_is_not_undone_by_an_exchange_with_its_author_that_began_before() {
     let scene = Scene::around(discovering(1)).await;
     let author = SecretKey::from_bytes(&[66; 32]);

@@ -123,12 +123,6 @@ impl World {
         self.hear_from(record.id(), Reach::World, record, Duration::ZERO)
     }
 
-    /// A later life of the node has a session.
-    fn is_back(&mut self, peer: EndpointId) {
-        self.wait(secs(1));
-        self.connect(peer);
-    }
-
     fn connect(&mut self, peer: EndpointId) {
         self.handle(Input::Connected { peer, direction: Direction::Outbound });
     }

@@ -115,6 +115,21 @@ fn who_hands_over_a_forged_record_is_to_blame_and_who_hands_over_one_from_the_fu
 }
 
 #[test]
+fn a_record_of_this_node_itself_is_never_of_the_future() {
+    let mut catalog = Catalog::new(peer(9), CatalogLimits::default());
+    let now = Instant::now();
+    catalog.handle(now, Input::Own(record(9, 7)), &mut Vec::new());
+    let mut admit = |n| {
+        let said_before = record(n, 99);
+        let arrival = Arrival { clock: UnixMillis::new(0), ..from(3, said_before.bytes()) };
+        intake().admit(now, arrival, catalog.known()).map(|sighting| sighting.record().seq())
+    };
+    assert_eq!(admit(9), Ok(Seq::new(99)));
+    let refusal = admit(1).unwrap_err().refusal();
+    assert_eq!(refusal, Refusal::Record(Rejection::FromFuture));
+}
+
+#[test]
 fn whoever_is_told_to_come_again_is_served_then() {
     let now = Instant::now();
     let mut intake = small(3);

@@ -159,11 +159,12 @@ fn a_node_with_a_slow_clock_is_known_to_those_who_talk_to_it() {
 }
 
 #[test]
-fn a_node_whose_clock_stepped_back_is_taken_at_its_word_on_its_own_session_and_heals() {
+fn a_node_whose_clock_stepped_back_is_taken_at_its_word_and_heals() {
     let mut world = World::new();
     world.hear(record(1, 1_000));
     assert_eq!(world.hear(record(1, 10)), Said::Ignored(Ignored::Outdated));
-    world.is_back(id(1));
+    world.wait(UNDER_WAY);
+    assert_eq!(world.hear(record(1, 10)), Said::Ignored(Ignored::Outdated));
     assert_eq!(world.hear_owner(record(1, 10)), Said::Updated);
     // What it said before does not come back, nor does anything between.
     assert_eq!(world.hear(record(1, 1_000)), Said::Ignored(Ignored::Dead));
@@ -173,23 +174,34 @@ fn a_node_whose_clock_stepped_back_is_taken_at_its_word_on_its_own_session_and_h
 }
 
 #[test]
-fn a_node_that_departed_and_lost_its_clock_is_back_on_its_own_session() {
+fn a_node_that_departed_and_lost_its_clock_is_back_and_may_depart_again() {
     let mut world = World::new();
     world.hear(departure(1, 1_000));
+    world.wait(UNDER_WAY);
     assert_eq!(world.hear(present(1, 10)), Said::Ignored(Ignored::Dead));
-    world.is_back(present(1, 10).id());
     assert_eq!(world.hear_owner(present(1, 10)), Said::Added);
     assert_eq!(world.hear_owner(departure(1, 11)), Said::Removed(Removal::Departed));
+    assert_eq!(world.hear_owner(present(1, 10)), Said::Ignored(Ignored::Dead));
+    assert_eq!(world.hear_owner(departure(1, 11)), Said::Ignored(Ignored::Known));
     assert_eq!(world.hear(present(1, 999)), Said::Ignored(Ignored::Dead));
     assert_eq!(world.hear(present(1, 1_001)), Said::Added);
 }
 
 #[test]
-fn an_owner_may_depart_with_a_smaller_number_on_its_own_session() {
+fn a_node_that_was_thought_dead_and_has_lost_its_clock_is_back() {
     let mut world = World::new();
     world.hear(present(1, 1_000));
+    world.wait(Ttl::DEFAULT.as_duration());
+    assert_eq!(world.hear(present(1, 10)), Said::Ignored(Ignored::Dead));
+    assert_eq!(world.hear_owner(present(1, 10)), Said::Added);
+}
+
+#[test]
+fn an_owner_may_depart_with_a_smaller_number() {
+    let mut world = World::new();
+    world.hear(present(1, 1_000));
+    world.wait(UNDER_WAY);
     assert_eq!(world.hear(departure(1, 10)), Said::Ignored(Ignored::Outdated));
-    world.is_back(present(1, 10).id());
     assert_eq!(world.hear_owner(departure(1, 10)), Said::Removed(Removal::Departed));
     assert_eq!(world.hear(present(1, 1_000)), Said::Ignored(Ignored::Dead));
 }
@@ -198,22 +210,20 @@ fn an_owner_may_depart_with_a_smaller_number_on_its_own_session() {
 fn what_an_owner_said_before_and_was_longer_under_way_changes_nothing() {
     let mut world = World::new();
     let owner = present(1, 1).id();
-    world.connect(owner);
-    world.wait(secs(1));
     // The newer ones come by others.
+    world.hear(present(1, 5));
+    world.wait(UNDER_WAY - Duration::from_nanos(1));
+    // Hearing it again is no reason to wait for longer.
     world.hear(present(1, 5));
     assert_eq!(world.hear_owner(present(1, 4)), Said::Ignored(Ignored::Outdated));
     assert_eq!(world.hear_owner(departure(1, 4)), Said::Ignored(Ignored::Outdated));
     assert_eq!(world.seq(&owner), Some(5));
     world.hear(departure(1, 6));
+    world.wait(UNDER_WAY - Duration::from_nanos(1));
     assert_eq!(world.hear_owner(present(1, 5)), Said::Ignored(Ignored::Dead));
-    // Nor after its session, and on none.
-    world.handle(Input::Disconnected(owner));
-    assert_eq!(world.hear_owner(present(1, 5)), Said::Ignored(Ignored::Dead));
-    // Its next life is another matter, and says more than once what it has to say.
-    world.is_back(owner);
+    // What it says after that is another life's, which says more than once what it has to say.
+    world.wait(Duration::from_nanos(1));
     assert_eq!(world.hear_owner(present(1, 3)), Said::Added);
-    world.wait(secs(1));
     assert_eq!(world.hear_owner(present(1, 4)), Said::Updated);
     assert_eq!(world.hear_owner(present(1, 3)), Said::Ignored(Ignored::Outdated));
 }
