@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kinfolk::{Limits, Node, Refusal, Schema, TicketVerdict};
+use iroh::endpoint::{RecvStream, SendStream};
+use kinfolk::fault::{Crash, Faults, Point};
+use kinfolk::{Limits, Node, Producer, Refusal, Schema, TicketVerdict};
 use kinfolk_core::wire::subscription::{Answered, ConsumerFrame};
 use kinfolk_tests::support::wait::{eventually, live_tasks, within};
 use tokio::sync::Notify;
 
 use crate::scene::{
-    SOON, TICKS, alone, consumer, discovering, exactly, from, narrow, over, pair, produced,
+    SOON, TICKS, Tick, alone, consumer, discovering, exactly, from, narrow, over, pair, produced,
     producer, receives, send, subscribed,
 };
 use crate::takers::{Consuming, answered, asking, subscribe};
@@ -105,6 +107,50 @@ async fn a_consumer_that_subscribes_a_thousand_times_while_it_is_refused_takes_n
     assert!(matches!(answered(&mut receive).await, Answered::Accepted(_)));
     drop((open, received));
     over([node, honest]).await;
+}
+
+/// A node with a producer that hangs while it starts, which is seen after a second, and somebody who asks meanwhile and may be kept waiting for so long.
+async fn asks_too_soon(
+    patience: Duration,
+) -> (Node, Producer<Tick>, Consuming, (SendStream, RecvStream)) {
+    let (faults, mut limits) = (Faults::default(), narrow());
+    limits.header_deadline = patience;
+    let node = discovering(1).limits(limits).faults(&faults).spawn().await.expect("it starts");
+    let cheat = Consuming::at(&node, 77).await;
+    faults.arm(Point::ProducerPreStart, Crash::Never);
+    let producer = producer(&node).await;
+    within(SOON, "the start", faults.struck(Point::ProducerPreStart)).await;
+    let streams = cheat.asks(&[subscribe(1)]).await;
+    eventually(SOON, "it waits", async || served(&node).await.0 == 1).await;
+    (node, producer, cheat, streams)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_while_the_producer_is_being_started_is_served_as_soon_as_it_is() {
+    let (node, producer, _cheat, (_send, mut receive)) = asks_too_soon(SOON).await;
+    let answer = answered(&mut receive).await;
+    assert!(matches!(answer, Answered::Accepted(_)), "{answer:?}");
+    subscribed(&producer, 1).await;
+    assert_eq!(refused(&node).await, 0);
+    over([node]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_a_producer_that_does_not_start_in_time_is_told_to_come_again() {
+    let (node, _producer, _cheat, (_send, mut receive)) =
+        asks_too_soon(Duration::from_millis(500)).await;
+    assert_eq!(answered(&mut receive).await, Answered::Refused(Refusal::NoCapacity));
+    assert_eq!(refused(&node).await, 1);
+    over([node]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_a_producer_that_ends_before_it_has_started_is_told_so() {
+    let (node, producer, _cheat, (_send, mut receive)) = asks_too_soon(SOON).await;
+    within(SOON, "the end", producer.finish()).await;
+    assert_eq!(answered(&mut receive).await, Answered::Refused(Refusal::Ended));
+    assert_eq!(refused(&node).await, 1);
+    over([node]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -119,7 +119,7 @@ fn a_record_of_this_node_itself_is_never_of_the_future() {
     let mut catalog = Catalog::new(peer(9), CatalogLimits::default());
     let now = Instant::now();
     catalog.handle(now, Input::Own(record(9, 7)), &mut Vec::new());
-    let mut admit = |n| {
+    let admit = |n| {
         let said_before = record(n, 99);
         let arrival = Arrival { clock: UnixMillis::new(0), ..from(3, said_before.bytes()) };
         intake().admit(now, arrival, catalog.known()).map(|sighting| sighting.record().seq())

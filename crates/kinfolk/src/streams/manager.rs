@@ -157,14 +157,24 @@ async fn welcome(context: Weak<Context>, mut incoming: Incoming) -> Result<(), H
                 feed::refuse(incoming, Refusal::NoSuchStream, deadline).await;
                 return Ok(());
             };
-            let Some(place) = outlet.place() else {
-                context.counters.count(Family::SubscriptionRefused, Refusal::NoCapacity.name());
-                feed::refuse(incoming, Refusal::NoCapacity, deadline).await;
-                return Ok(());
+            let refusal = match outlet.place() {
+                // Whoever asks while it is being started, or started again, waits for it.
+                Some(place) => match tokio::time::timeout(deadline, outlet.up()).await {
+                    Ok(true) => {
+                        let asking = Box::new(Asking { incoming, subscribe, frames, place });
+                        if outlet.tell(ProducerMessage::Asked(asking)).is_err() {
+                            // It has failed just now, and the stream is dropped: the consumer comes again.
+                            context.counters.count(Family::SubscriptionRefused, "restarting");
+                        }
+                        return Ok(());
+                    }
+                    Ok(false) => Refusal::Ended,
+                    Err(_) => Refusal::NoCapacity,
+                },
+                None => Refusal::NoCapacity,
             };
-            // One that is being restarted drops the stream: the consumer comes again.
-            let asking = Box::new(Asking { incoming, subscribe, frames, place });
-            let _ = outlet.tell(ProducerMessage::Asked(asking));
+            context.counters.count(Family::SubscriptionRefused, refusal.name());
+            feed::refuse(incoming, refusal, deadline).await;
             return Ok(());
         }
         Ok(Ok(_)) => Code::Violation,

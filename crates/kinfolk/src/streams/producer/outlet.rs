@@ -405,6 +405,16 @@ impl Outlet {
         Arc::clone(&self.asking).try_acquire_owned().ok()
     }
 
+    /// Waits until the actor is up. False if the producer ends first, after which none may come. Cancel safe.
+    pub(crate) async fn up(&self) -> bool {
+        let (mut actor, mut ending) = (self.actor.subscribe(), self.ending());
+        tokio::select! {
+            biased;
+            up = actor.wait_for(Option::is_some) => up.is_ok(),
+            _ = ending.wait_for(Option::is_some) => false,
+        }
+    }
+
     pub(crate) fn tell(&self, message: ProducerMessage) -> Result<(), Away> {
         let actor = self.actor.borrow().clone().ok_or(Away)?;
         actor.send_message(message).map_err(|_| Away)
