@@ -60,7 +60,7 @@ use std::time::{Duration, Instant};
 use iroh_base::EndpointId;
 
 use crate::peer_link::Direction;
-use crate::record::{Reach, Record, Seq, Ttl};
+use crate::record::{Reach, Record, Ttl};
 
 mod contract;
 mod entry;
@@ -89,7 +89,8 @@ pub const SHARES: usize = 16;
 pub const DEAD_MEMORY: Duration = Ttl::MAX.as_duration().saturating_mul(2);
 
 /// For how long what an owner said before may still come from it: four times as long as an exchange takes at most by default (a guess; a
-/// longer one costs only those whose clock was set back, and who have heard of their larger number from nobody).
+/// longer one costs only those whose clock was set back, and who have heard of their larger number from nobody). No exchange may take longer, see
+/// [`ExchangeLimits`](crate::exchange::ExchangeLimits).
 pub const UNDER_WAY: Duration = Duration::from_secs(120);
 
 /// Why a peer's record must not be evicted.
@@ -299,10 +300,8 @@ impl Catalog {
         if departure.is_some_and(|told| told.record() == record) {
             return Err(Ignored::Known);
         }
-        let counts = |dead: Seq, heard| seq > dead || (seq < dead && may_go_back(heard));
-        // An owner that went back has said its farewell with a smaller number than the grave's.
-        let counts_after = |told: &Arc<Entry>| counts(told.record().seq(), told.received());
-        if counts(grave.seq, grave.heard) && departure.is_none_or(counts_after) {
+        let counts = |(dead, heard)| seq > dead || (seq < dead && may_go_back(heard));
+        if counts((grave.seq, grave.heard)) && counts(grave.last) {
             return Ok(());
         }
         if seq == grave.seq && record.is_departure() && !grave.is_departure {
@@ -316,20 +315,14 @@ impl Catalog {
         let (peer, heard) = (sighting.record.id(), sighting.at.min(now));
         let removed = self.remove(&peer);
         let was_known = removed.is_some();
-        let grave = Grave {
-            seq: sighting.record.seq(),
-            is_departure: true,
-            heard,
-            until: dead_until(now),
-            was_known,
-        };
-        self.dig(peer, grave);
         if let Some(entry) = removed {
             // Its owner may have gone back to a smaller number.
-            let (seq, heard) = (entry.record().seq(), entry.received());
-            self.dig(peer, Grave { seq, heard, is_departure: false, ..grave });
+            self.bury(now, &entry);
             out.push(Output::Removed { peer, reason: Removal::Departed });
         }
+        let (seq, until) = (sighting.record.seq(), dead_until(now));
+        let last = (seq, heard);
+        self.dig(peer, Grave { seq, is_departure: true, heard, last, until, was_known });
         self.forget_departure(&peer);
         if self.graves.get(&peer).is_some() {
             let age = sighting.age();
@@ -553,7 +546,8 @@ impl Catalog {
     /// Remembers what was known as dead.
     fn bury(&mut self, now: Instant, entry: &Entry) {
         let (seq, heard, until) = (entry.record().seq(), entry.received(), dead_until(now));
-        let grave = Grave { seq, is_departure: false, heard, until, was_known: true };
+        let last = (seq, heard);
+        let grave = Grave { seq, is_departure: false, heard, last, until, was_known: true };
         self.dig(entry.id(), grave);
     }
 

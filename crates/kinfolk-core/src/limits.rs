@@ -139,7 +139,8 @@ pub struct Limits {
     pub record_ttl: Duration,
     /// Walkers. Two, so that one that waits for a slow peer does not keep the node from learning (a guess).
     pub walkers: usize,
-    /// Exchanges that peers have opened and that run at once, one for each peer; each costs the memory of its messages, some 200 KiB.
+    /// Exchanges that peers have opened and that run at once, one for each peer; each costs the memory of its messages, some 200 KiB. One that awaits nothing
+    /// more from its peer is counted no more.
     pub exchanges_inbound: usize,
     /// Exchanges that the app has asked for and that run at once; those of the walkers come on top.
     pub exchanges_outbound: usize,

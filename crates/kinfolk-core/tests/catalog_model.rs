@@ -43,9 +43,10 @@ enum Step {
     Wait(u64),
 }
 
-/// Seconds; the ttl is a thousand.
+/// Seconds; the ttl is a thousand, and a day for a departure.
 fn step() -> impl Strategy<Value = Step> {
-    let times = || prop_oneof![3 => Just(0), 2 => 0..400_u64, 1 => 900..1_100_u64];
+    let times =
+        || prop_oneof![6 => Just(0), 4 => 0..400_u64, 2 => 900..1_100_u64, 1 => 86_300..86_500_u64];
     let hear = (
         0..PEERS,
         0..5_u64,
@@ -112,6 +113,7 @@ struct Grave {
     seq: Seq,
     departed: bool,
     heard: Instant,
+    last: (Seq, Instant),
     until: Instant,
 }
 
@@ -135,8 +137,7 @@ enum Said {
 struct Model {
     entries: BTreeMap<EndpointId, Held>,
     graves: BTreeMap<EndpointId, Grave>,
-    /// With when each was heard, and until when it is passed on.
-    tombstones: BTreeMap<EndpointId, (Record, Instant, Instant)>,
+    tombstones: BTreeMap<EndpointId, (Record, Instant)>,
     kept: BTreeMap<EndpointId, Kept>,
     said: Vec<Said>,
 }
@@ -148,12 +149,13 @@ impl Model {
 
     fn bury(&mut self, id: EndpointId, seq: Seq, departed: bool, heard: Instant, now: Instant) {
         let until = now + DEAD_MEMORY;
+        let last = (seq, heard);
         let grave = match self.graves.get(&id) {
-            Some(old) if old.seq > seq => Grave { until, ..*old },
+            Some(old) if old.seq > seq => Grave { last, until, ..*old },
             Some(old) if old.seq == seq => {
-                Grave { departed: departed || old.departed, until, ..*old }
+                Grave { departed: departed || old.departed, last, until, ..*old }
             }
-            _ => Grave { seq, departed, heard, until },
+            _ => Grave { seq, departed, heard, last, until },
         };
         self.graves.insert(id, grave);
     }
@@ -162,7 +164,7 @@ impl Model {
         // In the order of time, as the memory of the dead may end in the same step.
         loop {
             let over = self.entries.iter().map(|(id, held)| (held.expires, 0, *id));
-            let told = self.tombstones.iter().map(|(id, (_, _, until))| (*until, 1, *id));
+            let told = self.tombstones.iter().map(|(id, (_, until))| (*until, 1, *id));
             let dead = self.graves.iter().map(|(id, grave)| (grave.until, 2, *id));
             let Some((_, what, id)) =
                 over.chain(told).chain(dead).filter(|(at, ..)| *at <= now).min()
@@ -215,20 +217,16 @@ impl Model {
         }
         if let Some(grave) = self.graves.get(&id) {
             let takes_back = record.seq() == grave.seq && record.is_departure() && !grave.departed;
-            // All that it said last and is dead, with when that was heard.
-            let mut dead = vec![(grave.seq, grave.heard)];
-            if let Some((told, heard, _)) = self.tombstones.get(&id) {
-                if *told == record {
-                    return self.said.push(ignored(Ignored::Known));
-                }
-                dead.push((told.seq(), *heard));
+            if self.tombstones.get(&id).is_some_and(|(told, _)| *told == record) {
+                return self.said.push(ignored(Ignored::Known));
             }
-            let is_dead = |(seq, heard): &(Seq, Instant)| match record.seq().cmp(seq) {
-                Ordering::Less => !may_go_back(*heard),
+            let is_dead = |(seq, heard): (Seq, Instant)| match record.seq().cmp(&seq) {
+                Ordering::Less => !may_go_back(heard),
                 Ordering::Equal => true,
                 Ordering::Greater => false,
             };
-            if dead.iter().any(is_dead) && !takes_back {
+            let all = [(grave.seq, grave.heard), grave.last];
+            if all.into_iter().any(is_dead) && !takes_back {
                 return self.said.push(ignored(Ignored::Dead));
             }
         }
@@ -239,13 +237,12 @@ impl Model {
             return self.said.push(ignored(Ignored::Expired));
         }
         if record.is_departure() {
-            let old = self.entries.remove(&id);
-            self.bury(id, record.seq(), true, now, now);
-            if let Some(old) = old {
+            if let Some(old) = self.entries.remove(&id) {
                 self.bury(id, old.record.seq(), false, old.received, now);
                 self.said.push(Said::Removed(id, Removal::Departed));
             }
-            self.tombstones.insert(id, (record, now, now + ttl.saturating_sub(full_age)));
+            self.bury(id, record.seq(), true, now, now);
+            self.tombstones.insert(id, (record, now + ttl.saturating_sub(full_age)));
             return;
         }
         let expires = now + (ttl - counted);
@@ -463,7 +460,7 @@ impl Pair {
             assert_eq!(self.catalog.loose_records_of(&source), count);
         }
         let ends = model.entries.values().map(|held| held.expires);
-        let ends = ends.chain(model.tombstones.values().map(|(_, _, until)| *until));
+        let ends = ends.chain(model.tombstones.values().map(|(_, until)| *until));
         let ends = ends.chain(model.graves.values().map(|grave| grave.until));
         assert_eq!(self.catalog.next_timeout(), ends.min());
         let relayable: BTreeSet<_> =
@@ -472,7 +469,7 @@ impl Pair {
         let fresh = entries.filter(|(_, held)| {
             held.age + (self.now - held.received) < held.record.ttl().as_duration()
         });
-        let told = model.tombstones.iter().filter(|(_, (_, _, until))| *until > self.now);
+        let told = model.tombstones.iter().filter(|(_, (_, until))| *until > self.now);
         assert_eq!(relayable, fresh.map(|(id, _)| *id).chain(told.map(|(id, _)| *id)).collect());
         for tag in 0..2 {
             let found: BTreeSet<_> =

@@ -176,7 +176,7 @@ impl Context {
             keep: None,
             streams: Registry::default(),
             quota: Mutex::new(Quota::new(limits.quota.clone())),
-            intake: Mutex::new(Intake::new(network, limits.intake.clone())),
+            intake: Mutex::new(Intake::new(id, network, limits.intake.clone())),
             inbound_places: Places::new(limits.streams_inbound),
             draining: Latch::default(),
             address: watch::Sender::new(EndpointAddr::new(id)),

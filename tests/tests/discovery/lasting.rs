@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kinfolk::fault::{Crash, Faults, Point};
-use kinfolk::{Direction, Found, Node, NodeEvent, Options, Removal, Topic};
+use kinfolk::{Found, Node, NodeEvent, Options, Removal, Topic};
 use kinfolk_tests::support::events::EventLog;
 use kinfolk_tests::support::guest::{Guest, hello};
 use kinfolk_tests::support::node::{Mortal, NEXT, quick_limits, serving};
@@ -177,19 +177,16 @@ async fn who_has_seen_the_end_of_an_exchange_may_begin_another_at_once() {
     let alice = discovering(1).faults(&faults).spawn().await.expect("it starts");
     let bob = from(2, alice.addr()).await;
     all_know_all(&[alice.clone(), bob.clone()]).await;
-    let mut log = EventLog::of(&alice).await;
-    eventually(SOON, "none is under way", async || {
-        let metrics = alice.metrics().await.expect("it runs").discovery;
-        metrics.exchanges_inbound + metrics.exchanges_outbound == 0
+    // Alice's own part of the end takes longer than the test; her walkers, two, may visit bob meanwhile and take that for theirs.
+    for _ in 0..3 {
+        faults.arm(Point::ExchangeDone, Crash::Stall(SOON));
+    }
+    bob.sync_with(alice.id()).await.expect("an exchange");
+    eventually(SOON, "it is under way at alice's", async || {
+        alice.metrics().await.expect("it runs").discovery.exchanges_inbound > 0
     })
     .await;
-    // Alice's own part of the end takes longer than the test.
-    faults.arm(Point::ExchangeDone, Crash::Stall(SOON));
-    bob.sync_with(alice.id()).await.expect("an exchange");
-    within(SOON, "the stall", faults.struck(Point::ExchangeDone)).await;
     bob.sync_with(alice.id()).await.expect("another");
-    let ended = |event: &NodeEvent| matches!(event, NodeEvent::ExchangeEnded { peer, direction: Direction::Inbound, .. } if *peer == bob.id());
-    log.next(SOON, "the end of the other", ended).await;
     over([alice, bob]).await;
 }
 

@@ -278,7 +278,7 @@ async fn a_peer_that_leaves_in_the_middle_of_an_exchange_pays_for_what_it_had() 
 }
 
 /// A crowd of so many, each with so many exchanges, keeps no newcomer out though each is silent for as long as it may be.
-async fn a_silent_crowd_keeps_no_newcomer_out(strangers: u32, each: usize) {
+async fn a_silent_crowd_keeps_no_newcomer_out(strangers: u32, each: u32) {
     let mut limits = short_silence();
     limits.exchange.silence = SOON;
     let node = discovering(1).limits(limits).spawn().await.expect("it starts");
@@ -291,6 +291,11 @@ async fn a_silent_crowd_keeps_no_newcomer_out(strangers: u32, each: usize) {
             streams.push(guest.ask(&header(EXCHANGE, StreamMode::Eager)).await);
         }
         crowd.push((stranger, guest, streams));
+        eventually(SOON, "all but the first are refused", async || {
+            let read = |metrics: &Metrics| metrics.discovery.exchanges.get("refused").copied();
+            count(&node, read).await == u64::from((n + 1) * (each - 1))
+        })
+        .await;
     }
     let newcomer = from(2, node.addr()).await;
     all_know_all(&[node.clone(), newcomer.clone()]).await;

@@ -1,6 +1,6 @@
 //! Which records are dead, so that whoever still shares them cannot revive them.
 //!
-//! One grave per node: the largest number that died. The table is bounded. When it is full, the grave that is nearest to
+//! One grave per node: the largest number that died, and the one that died last, as an owner may go back to smaller ones. The table is bounded. When it is full, the grave that is nearest to
 //! its end makes room; first those of nodes that never were in the catalog, as anybody can make up any number of these.
 //! A record whose grave was lost can only come back for as long as its own time of issue allows, by our wall clock.
 
@@ -19,6 +19,8 @@ pub(super) struct Grave {
     pub(super) is_departure: bool,
     /// When that number was heard.
     pub(super) heard: Instant,
+    /// The number that died last, and when it was heard.
+    pub(super) last: (Seq, Instant),
     pub(super) until: Instant,
     /// Whether the node was in the catalog.
     pub(super) was_known: bool,
@@ -53,7 +55,7 @@ impl Graves {
         self.graves.len()
     }
 
-    /// Remembers that the records of `id` up to the grave's number are dead. What is remembered only grows.
+    /// Remembers that the records of `id` up to the grave's number are dead, which is the last one so far. What is remembered only grows.
     pub(super) fn dig(&mut self, id: EndpointId, grave: Grave) -> Dug {
         let before = self.remove(&id);
         let grave = before.map_or(grave, |before| Grave {
@@ -64,6 +66,7 @@ impl Graves {
                 std::cmp::Ordering::Greater => grave.is_departure,
             },
             heard: if grave.seq > before.seq { grave.heard } else { before.heard },
+            last: grave.last,
             until: grave.until.max(before.until),
             was_known: grave.was_known || before.was_known,
         });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::limits::LONGEST;
+use crate::catalog::UNDER_WAY;
 use crate::wire::exchange::{ACCEPTS_MIN, MESSAGE_MAX, TURNS_MAX};
 
 /// What one exchange may cost. The bounds that both sides have to agree on are constants of [`wire::exchange`](crate::wire::exchange).
@@ -11,7 +11,8 @@ pub struct ExchangeLimits {
     /// Bytes that this node sends at most, and that it lets the peer send, prefixes included. Default 1 MiB: some 4 000 records of
     /// 250 bytes, so that a newcomer to a network of 10 000 is done after three exchanges, with three peers (a guess).
     pub bytes: u32,
-    /// How long the whole may take. Default 30 s: 1 MiB each way then needs 280 kbit/s.
+    /// How long the whole may take. Default 30 s: 1 MiB each way then needs 280 kbit/s. At most [`UNDER_WAY`], or what a peer said before would be taken
+    /// for what it says now.
     pub deadline: Duration,
     /// How long the peer may be silent when it is its turn. Default 10 s, as long as QUIC waits for a connection: an answer takes
     /// a round trip and some milliseconds.
@@ -42,7 +43,7 @@ impl ExchangeLimits {
             return Err(ExchangeLimitError::Bytes { bytes: self.bytes });
         }
         for (field, time) in [("deadline", self.deadline), ("silence", self.silence)] {
-            if time.is_zero() || time > LONGEST {
+            if time.is_zero() || time > UNDER_WAY {
                 return Err(ExchangeLimitError::Time { field });
             }
         }
@@ -60,8 +61,8 @@ pub enum ExchangeLimitError {
         /// The limit that was asked for.
         bytes: u32,
     },
-    /// A time that is zero, or that no clock can carry.
-    #[error("exchange limit `{field}` must be above zero and at most {LONGEST:?}")]
+    /// A time that is zero or too long.
+    #[error("exchange limit `{field}` must be above zero and at most {UNDER_WAY:?}")]
     Time {
         /// The field of [`ExchangeLimits`].
         field: &'static str,
@@ -80,7 +81,7 @@ mod tests {
             let error = ExchangeLimitError::Bytes { bytes };
             assert_eq!(ExchangeLimits { bytes, ..limits.clone() }.validate(), Err(error));
         }
-        for time in [Duration::ZERO, LONGEST + Duration::from_nanos(1)] {
+        for time in [Duration::ZERO, UNDER_WAY + Duration::from_nanos(1)] {
             let error = |field| Err(ExchangeLimitError::Time { field });
             let late = ExchangeLimits { deadline: time, ..limits.clone() };
             assert_eq!(late.validate(), error("deadline"));

@@ -44,14 +44,14 @@ fn from(n: u8, bytes: &[u8]) -> Arrival<'_> {
 }
 
 fn intake() -> Intake {
-    Intake::new(network(), IntakeLimits::default())
+    Intake::new(peer(9), network(), IntakeLimits::default())
 }
 
 /// An intake that grants four at once and two to a source, and one each per second.
 fn small(sources: usize) -> Intake {
     let (checks, checks_per_source) =
         (Rate::new(4, Duration::from_secs(1)), Rate::new(2, Duration::from_secs(1)));
-    Intake::new(network(), IntakeLimits { checks, checks_per_source, sources })
+    Intake::new(peer(9), network(), IntakeLimits { checks, checks_per_source, sources })
 }
 
 #[test]
@@ -116,13 +116,12 @@ fn who_hands_over_a_forged_record_is_to_blame_and_who_hands_over_one_from_the_fu
 
 #[test]
 fn a_record_of_this_node_itself_is_never_of_the_future() {
-    let mut catalog = Catalog::new(peer(9), CatalogLimits::default());
-    let now = Instant::now();
-    catalog.handle(now, Input::Own(record(9, 7)), &mut Vec::new());
+    // Whether it has said anything yet or not.
     let admit = |n| {
         let said_before = record(n, 99);
         let arrival = Arrival { clock: UnixMillis::new(0), ..from(3, said_before.bytes()) };
-        intake().admit(now, arrival, catalog.known()).map(|sighting| sighting.record().seq())
+        let admitted = intake().admit(Instant::now(), arrival, &Snapshot::default());
+        admitted.map(|sighting| sighting.record().seq())
     };
     assert_eq!(admit(9), Ok(Seq::new(99)));
     let refusal = admit(1).unwrap_err().refusal();

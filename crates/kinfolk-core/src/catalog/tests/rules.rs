@@ -188,6 +188,44 @@ fn a_node_that_departed_and_lost_its_clock_is_back_and_may_depart_again() {
 }
 
 #[test]
+fn a_farewell_counts_beside_a_larger_number_however_old_it_seems() {
+    let mut world = World::new();
+    world.hear(present(1, 1_000));
+    world.wait(Duration::from_hours(30));
+    assert_eq!(world.hear_owner(present(1, 10)), Said::Added);
+    // By its own clock it has departed more than a day ago.
+    assert_eq!(world.hear_owner(departure(1, 11)), Said::Removed(Removal::Departed));
+    world.wait(secs(1));
+    assert_eq!(world.catalog.known().relayable(world.now).count(), 0);
+    assert_eq!(world.hear_owner(present(1, 10)), Said::Ignored(Ignored::Dead));
+}
+
+#[test]
+fn who_is_forgotten_in_its_second_life_is_so_for_what_it_has_said() {
+    let mut world = World::new();
+    world.hear(present(1, 1_000));
+    world.wait(UNDER_WAY);
+    assert_eq!(world.hear_owner(present(1, 10)), Said::Updated);
+    world.handle(Input::Forget(present(1, 10).id()));
+    assert_eq!(world.hear_owner(present(1, 10)), Said::Ignored(Ignored::Dead));
+    assert_eq!(world.hear_owner(present(1, 9)), Said::Ignored(Ignored::Dead));
+    assert_eq!(world.hear_owner(present(1, 11)), Said::Added);
+}
+
+#[test]
+fn what_lay_before_it_was_judged_counts_from_when_it_came() {
+    let mut world = World::new();
+    let came = world.now;
+    world.wait(UNDER_WAY);
+    for record in [present(1, 5), departure(1, 6)] {
+        let sighting = Sighting::new(record, came, world.clock(), Duration::ZERO);
+        let source = Source::Peer { peer: id(STRANGER), reach: Reach::World };
+        world.handle(Input::Heard { sighting, source });
+    }
+    assert_eq!(world.hear_owner(present(1, 4)), Said::Added);
+}
+
+#[test]
 fn a_node_that_was_thought_dead_and_has_lost_its_clock_is_back() {
     let mut world = World::new();
     world.hear(present(1, 1_000));

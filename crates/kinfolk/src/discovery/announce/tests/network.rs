@@ -138,7 +138,7 @@ impl Net {
         let node = Node {
             announcer: Announcer::new(self.now, me, network(), limits, seed),
             catalog: Catalog::new(me, CatalogLimits::default()),
-            intake: Intake::new(network(), IntakeLimits::default()),
+            intake: Intake::new(me, network(), IntakeLimits::default()),
             key,
             seq: 0,
             dropped: BTreeMap::new(),
