@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use crate::stats::Spread;
-use crate::{equal, rest, start};
+use crate::{equal, gone, rest, start};
 
 const ROLE: &str = "KINFOLK_BENCH_DISCOVERY";
 
@@ -29,6 +29,7 @@ pub fn play(role: &[String]) {
             "core" => equal::measure_core(count()),
             "session" => equal::measure_session(count()).await,
             "rest" => rest::measure(rest::Kind::parse(&role[2]), count(), number(3)).await,
+            "gone" => gone::measure(&role[1]).await,
             unknown => panic!("unknown role {unknown}"),
         }
     });

@@ -4,7 +4,7 @@
 //!
 //! Every run is a process of its own, so that none finds the garbage of another. Times depend on what else the machine does, counts do
 //! not: a row shows both, as the median of its runs with their spread. With words, only rows whose name contains all of them run:
-//! `start`, `rest`, `core`, `session`. `--minutes` is for how long the row at rest is watched, with a sample every half
+//! `start`, `rest`, `core`, `session`, `gone`. `--minutes` is for how long the row at rest is watched, with a sample every half
 //! minute. `docs/performance.md` has the figures and what they mean.
 
 #![allow(
@@ -18,6 +18,7 @@
 
 mod child;
 mod equal;
+mod gone;
 mod network;
 mod rest;
 mod start;
@@ -76,5 +77,6 @@ fn main() {
     start::run(&options);
     equal::run(&options);
     rest::run(&options);
+    gone::run(&options);
     println!("\nafterwards: {}", stats::machine());
 }
