@@ -291,9 +291,10 @@ async fn a_silent_crowd_keeps_no_newcomer_out(strangers: u32, each: u32) {
             streams.push(guest.ask(&header(EXCHANGE, StreamMode::Eager)).await);
         }
         crowd.push((stranger, guest, streams));
-        eventually(SOON, "all but the first are refused", async || {
+        // Beside the first of those that come when all places were just taken.
+        eventually(SOON, "all but the first of each are refused", async || {
             let read = |metrics: &Metrics| metrics.discovery.exchanges.get("refused").copied();
-            count(&node, read).await == u64::from((n + 1) * (each - 1))
+            count(&node, read).await >= u64::from((n + 1) * (each - 1))
         })
         .await;
     }
