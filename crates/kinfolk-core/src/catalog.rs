@@ -320,9 +320,7 @@ impl Catalog {
             self.bury(now, &entry);
             out.push(Output::Removed { peer, reason: Removal::Departed });
         }
-        let (seq, until) = (sighting.record.seq(), dead_until(now));
-        let last = (seq, heard);
-        self.dig(peer, Grave { seq, is_departure: true, heard, last, until, was_known });
+        self.dig(peer, Grave::of(&sighting.record, heard, dead_until(now), was_known));
         self.forget_departure(&peer);
         if self.graves.get(&peer).is_some() {
             let age = sighting.age();
@@ -545,10 +543,7 @@ impl Catalog {
 
     /// Remembers what was known as dead.
     fn bury(&mut self, now: Instant, entry: &Entry) {
-        let (seq, heard, until) = (entry.record().seq(), entry.received(), dead_until(now));
-        let last = (seq, heard);
-        let grave = Grave { seq, is_departure: false, heard, last, until, was_known: true };
-        self.dig(entry.id(), grave);
+        self.dig(entry.id(), Grave::of(entry.record(), entry.received(), dead_until(now), true));
     }
 
     fn dig(&mut self, peer: EndpointId, grave: Grave) {

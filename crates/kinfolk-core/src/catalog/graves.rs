@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use iroh_base::EndpointId;
 
-use crate::record::Seq;
+use crate::record::{Record, Seq};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Grave {
@@ -24,6 +24,14 @@ pub(super) struct Grave {
     pub(super) until: Instant,
     /// Whether the node was in the catalog.
     pub(super) was_known: bool,
+}
+
+impl Grave {
+    /// That of a record which was heard then, of a node of which nothing else has died.
+    pub(super) fn of(record: &Record, heard: Instant, until: Instant, was_known: bool) -> Self {
+        let (seq, is_departure) = (record.seq(), record.is_departure());
+        Self { seq, is_departure, heard, last: (seq, heard), until, was_known }
+    }
 }
 
 #[derive(Debug, Clone, Default)]

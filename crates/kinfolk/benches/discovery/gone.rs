@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use iroh::endpoint::presets;
-use iroh::{Endpoint, EndpointAddr, RelayMode};
+use iroh::{Endpoint, EndpointAddr};
 use kinfolk::{Node, ProtocolName, Service};
 use kinfolk_bench_probe as probe;
 
@@ -41,7 +40,7 @@ pub fn run(options: &Options) {
 /// One run.
 pub async fn measure(who: &str) {
     if who == "raw" {
-        let host = endpoint().await;
+        let host = network::endpoint().alpns(vec![ALPN.to_vec()]).bind().await.unwrap();
         let addr = EndpointAddr::new(host.id()).with_ip_addr(host.bound_sockets()[0]);
         let _serving = tokio::spawn(serve(host));
         visits(async || ask(&addr).await).await;
@@ -76,12 +75,6 @@ async fn call(host: &Node) {
     visitor.shutdown().await;
 }
 
-async fn endpoint() -> Endpoint {
-    let builder = Endpoint::builder(presets::Minimal).relay_mode(RelayMode::Disabled);
-    let builder = builder.clear_ip_transports().bind_addr("127.0.0.1:0").unwrap();
-    builder.alpns(vec![ALPN.to_vec()]).bind().await.unwrap()
-}
-
 async fn serve(host: Endpoint) {
     while let Some(incoming) = host.accept().await {
         tokio::spawn(async move {
@@ -96,7 +89,7 @@ async fn serve(host: Endpoint) {
 }
 
 async fn ask(host: &EndpointAddr) {
-    let visitor = endpoint().await;
+    let visitor = network::endpoint().bind().await.unwrap();
     let connection = visitor.connect(host.clone(), ALPN).await.unwrap();
     let (mut send, mut receive) = connection.open_bi().await.unwrap();
     send.write_all(ALPN).await.unwrap();

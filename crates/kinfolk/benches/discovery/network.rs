@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use iroh::RelayMode;
+use iroh::endpoint::{self, Endpoint, presets};
 use kinfolk::{EndpointAddr, Metrics, Node, NodeBuilder};
 use tokio::task::JoinSet;
 
@@ -14,6 +16,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A builder of a node on a free port of loopback.
 pub fn builder() -> NodeBuilder {
     Node::builder("kinfolk-bench").bind_addr(([127, 0, 0, 1], 0).into())
+}
+
+/// A builder of an endpoint of iroh alone, on a free port of loopback.
+pub fn endpoint() -> endpoint::Builder {
+    let builder = Endpoint::builder(presets::Minimal).relay_mode(RelayMode::Disabled);
+    builder.clear_ip_transports().bind_addr("127.0.0.1:0").unwrap()
 }
 
 /// Starts a node that nobody tells of others.

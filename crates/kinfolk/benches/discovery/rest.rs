@@ -3,8 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use iroh::endpoint::presets;
-use iroh::{Endpoint, RelayMode};
 use kinfolk_bench_probe as probe;
 
 use crate::Options;
@@ -84,10 +82,10 @@ pub fn run(options: &Options) {
     }
 }
 
-/// KiB of memory of this process that are resident.
+/// KiB of memory of this process that are resident and its own: not the pages of its program, which are read as it goes.
 fn rss() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     let number = line.and_then(|line| line.trim().strip_suffix("kB"));
     number.and_then(|number| number.trim().parse().ok()).unwrap_or(f64::NAN)
 }
@@ -123,9 +121,7 @@ pub async fn measure(kind: Kind, count: usize, minutes: u64) {
         }
         Kind::Raw => {
             for _ in 0..count {
-                let builder = Endpoint::builder(presets::Minimal).relay_mode(RelayMode::Disabled);
-                let builder = builder.clear_ip_transports().bind_addr("127.0.0.1:0").unwrap();
-                endpoints.push(builder.bind().await.unwrap());
+                endpoints.push(network::endpoint().bind().await.unwrap());
             }
         }
     }

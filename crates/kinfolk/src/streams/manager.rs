@@ -32,7 +32,9 @@ use crate::protocol::service::{Incoming, Service};
 use crate::streams::SUBSCRIBE;
 use crate::streams::consumer::actor::{ConsumerArguments, ConsumerMessage, Consuming};
 use crate::streams::consumer::inlet::Inlet;
-use crate::streams::producer::actor::{Asking, ProducerArguments, ProducerMessage, Producing};
+use crate::streams::producer::actor::{
+    AWAY, Asking, ProducerArguments, ProducerMessage, Producing,
+};
 use crate::streams::producer::feed::{self, Frames, NoFrame};
 use crate::streams::producer::outlet::Outlet;
 use crate::supervision::{self, ChildEnd, OwnedTask, Pulse, Restarts, Watched, child_end};
@@ -164,7 +166,7 @@ async fn welcome(context: Weak<Context>, mut incoming: Incoming) -> Result<(), H
                         let asking = Box::new(Asking { incoming, subscribe, frames, place });
                         if outlet.tell(ProducerMessage::Asked(asking)).is_err() {
                             // It has failed just now, and the stream is dropped: the consumer comes again.
-                            context.counters.count(Family::SubscriptionRefused, "restarting");
+                            context.counters.count(Family::SubscriptionRefused, AWAY);
                         }
                         return Ok(());
                     }

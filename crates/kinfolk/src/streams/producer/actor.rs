@@ -37,6 +37,9 @@ use crate::supervision::{ChildEnd, OwnedTask, Pulse, child_end};
 /// Peers whose records changed that are judged at once; the others wait for the next time.
 const JUDGED_AT_ONCE: usize = 256;
 
+/// Under which name those are counted who asked, and have no answer, as the actor has failed.
+pub(crate) const AWAY: &str = "restarting";
+
 /// The actor.
 pub(crate) struct Producing;
 
@@ -190,6 +193,10 @@ impl Producing {
 impl Drop for ProducerState {
     fn drop(&mut self) {
         self.outlet.clear_actor(self.me.get_id());
+        // Their streams go with it too, and they come again.
+        for _ in 0..self.asking.len() {
+            self.context.counters.count(Family::SubscriptionRefused, AWAY);
+        }
         // Its feeds go with it.
         for fed in self.feeds.values() {
             let reason = FeedEnd::Failed("its producer is gone".into());
