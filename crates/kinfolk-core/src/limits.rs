@@ -64,8 +64,9 @@ pub struct Limits {
     /// the time a NAT keeps a mapping that nobody refreshes (a guess).
     pub linger: Duration,
     /// Links that linger for a moment although this node has dialled them for errands of its own alone, as visits and announcements are, and
-    /// nobody uses them; of more, those that are idle for longest close at once. Each costs both ends about 120 KiB, and a node that gets to know a
-    /// network opens a dozen within seconds. Two, one for each walker: with four a node of 40 takes 0.4 MiB more, with one 0.1 MiB less.
+    /// nobody uses them, as long as it has few neighbours of announcements; of more, those that are idle for longest close at once, and all do once there
+    /// are three neighbours. Each costs both ends about 120 KiB, and a node that gets to know a network opens a dozen within seconds. Two, one
+    /// for each walker.
     pub errand_links: usize,
     /// How long open streams may go on after `Goodbye`.
     pub drain_deadline: Duration,

@@ -265,3 +265,33 @@ async fn of_links_for_errands_that_are_over_no_more_linger_than_may() {
     eventually(SOONER, "the first link closes", async || log.count(is_end) > 0).await;
     over(peers.into_iter().chain([alice])).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_link_for_an_errand_lingers_with_a_node_that_has_neighbours() {
+    let mut limits = quick_limits();
+    limits.linger = SOON;
+    let alice = discovering(1).limits(limits).spawn().await.expect("it starts");
+    let mut nodes = Vec::new();
+    for key in [2, 3, 4] {
+        let node = discovering(key).bootstrap(alice.addr());
+        nodes.push(node.spawn().await.expect("it starts"));
+    }
+    eventually(SOON, "all are neighbours", async || {
+        count(&alice, |metrics| u64::try_from(metrics.discovery.neighbours).ok()).await == 3
+    })
+    .await;
+    // Nobody's neighbour.
+    let faults = Faults::default();
+    for _ in 0..32 {
+        faults.arm(Point::AnnouncerPreStart, Crash::Error);
+    }
+    let peer = discovering(5).faults(&faults).spawn().await.expect("it starts");
+    let mut log = EventLog::of(&alice).await;
+    let met = alice.sync_with(peer.addr());
+    within(SOON, "an exchange", met).await.expect("both discover");
+    let met = peer.id();
+    let is_end =
+        |event: &NodeEvent| matches!(event, NodeEvent::SessionEnded { peer, .. } if *peer == met);
+    eventually(SOONER, "the link closes", async || log.count(is_end) > 0).await;
+    over(nodes.into_iter().chain([peer, alice])).await;
+}

@@ -13,7 +13,7 @@
 //! it is well, it asks its children, and kills those that hang.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use iroh::EndpointId;
@@ -153,7 +153,7 @@ pub(crate) struct DiscoveryState {
     /// The waits before children are started again, and when each is over.
     restarting: Vec<(Instant, OwnedTask)>,
     /// Links that were dialled for errands and linger, each with the wait for its end.
-    lingering: Vec<(Arc<Link>, OwnedTask)>,
+    lingering: Vec<(Weak<Link>, OwnedTask)>,
     /// Numbers that are being saved.
     saving: Vec<OwnedTask>,
     renewed_at: Option<Instant>,

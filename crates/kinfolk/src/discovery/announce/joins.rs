@@ -2,15 +2,20 @@
 //!
 //! An overlay that fell into parts does not merge by itself, and joining everybody again and again costs n² messages. So only the
 //! *difference* is joined: of the peers that were found since the last time, and not heard over the overlay itself, at most as
-//! many as a node has neighbours, two at a time. Beside that a node with too few neighbours asks one peer of the catalog, one without any asks three, and every
-//! node asks one now and then, so that parts merge which nobody noticed: the catalog may have known all peers throughout.
-//! Each pause is drawn anew, so that nodes do not ask in step. Peers that were missed a short while ago are not asked.
+//! many as a node has neighbours, two at a time. To a node that has just begun everybody is a difference, although it is in one part with nearly all of them;
+//! so as long as it is new it draws lots, such that [`MERGERS`] nodes ask if all are new. Beside that a node with too few neighbours asks one peer of the
+//! catalog, one without any asks three, and every node asks one now and then, so that parts merge which nobody noticed: the catalog may have known all peers
+//! throughout. Each pause is drawn anew, so that nodes do not ask in step. Peers that were missed a short while ago are not asked.
+//!
+//! Whoever is joined takes the node in, names it to all its neighbours, and each of them to one more node that takes it in, all of which part with others for
+//! it: one join makes some four streams.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use iroh::EndpointId;
 use kinfolk_core::catalog::Snapshot;
+use kinfolk_core::errands::FEW_NEIGHBOURS;
 use kinfolk_core::liveness::Standing;
 use rand::rngs::ChaCha20Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -18,13 +23,16 @@ use rand::{Rng, RngExt};
 
 use super::NEIGHBOURS;
 
-/// Below so many neighbours a node asks for more. A node has five in the mean, so this says that it lost some.
-const FEW: usize = 3;
-
 /// Peers of the difference that are asked at once.
 const AT_ONCE: usize = 2;
 /// Peers that a node without neighbours asks at once.
 const ALONE_AT_ONCE: usize = 3;
+
+/// For so long a node is new: by then one of a thousand that began together knows all (simulated).
+const NEW: Duration = Duration::from_secs(60);
+
+/// New nodes that ask some of the difference, in the mean: that none does has a chance of e⁻⁸ (a guess).
+const MERGERS: usize = 8;
 
 /// Pauses before peers are asked, each drawn between half of it and the whole; all are guesses. The first two double
 /// while nobody is found.
@@ -44,6 +52,7 @@ pub(super) struct Joins {
     /// Of the peers found since the last pick, an even sample.
     found: Vec<EndpointId>,
     found_in_all: u64,
+    began: Instant,
     last: Instant,
     /// Picks in a row after which there was no new neighbour.
     futile: u32,
@@ -60,6 +69,7 @@ impl Joins {
         Self {
             found: Vec::new(),
             found_in_all: 0,
+            began: now,
             last: now,
             futile: 0,
             part: 1.0,
@@ -75,6 +85,9 @@ impl Joins {
         if self.found.contains(&peer) {
             return;
         }
+        if self.found.is_empty() {
+            self.found_in_all = 0;
+        }
         self.found_in_all = self.found_in_all.saturating_add(1);
         if self.found.len() < NEIGHBOURS {
             self.found.push(peer);
@@ -86,9 +99,17 @@ impl Joins {
         }
     }
 
-    /// Those found need not be asked that are in this part of the overlay.
-    pub(super) fn forget_found(&mut self, is_here: impl Fn(&EndpointId) -> bool) {
-        self.found.retain(|peer| !is_here(peer));
+    /// Those found need not be asked that are in this part of the overlay, nor any by a new node that draws a blank.
+    pub(super) fn sift(
+        &mut self,
+        now: Instant,
+        known: usize,
+        is_here: impl Fn(&EndpointId) -> bool,
+        rng: &mut ChaCha20Rng,
+    ) {
+        let is_new = now.saturating_duration_since(self.began) < NEW;
+        let is_blank = is_new && known > MERGERS && rng.random_range(0..known) >= MERGERS;
+        self.found.retain(|peer| !is_blank && !is_here(peer));
     }
 
     /// There is one neighbour more or less.
@@ -108,7 +129,7 @@ impl Joins {
             0 if self.is_stuck => ALONE_LONGEST,
             0 => doubled(ALONE).min(ALONE_LONGEST),
             _ if !self.found.is_empty() => FOUND,
-            few if few < FEW => doubled(LOW).min(NOW_AND_THEN),
+            few if few < FEW_NEIGHBOURS => doubled(LOW).min(NOW_AND_THEN),
             _ => NOW_AND_THEN,
         };
         self.last.checked_add(pause.mul_f64(self.part)).unwrap_or(self.last)
@@ -146,9 +167,6 @@ impl Joins {
         }
         self.is_stuck = neighbours.is_empty() && picked.is_empty();
         self.is_eager = self.is_stuck;
-        if self.found.is_empty() {
-            self.found_in_all = 0;
-        }
         self.last = now;
         self.futile = self.futile.saturating_add(1);
         self.part = rng.random_range(0.5..=1.0);

@@ -280,7 +280,7 @@ impl DiscoveryState {
     }
 
     /// An errand is over that used this link. If it was dialled for errands, and no app has found another use for it, it closes
-    /// once there was none for a moment, or when too many linger.
+    /// once there was none for a moment, or at once where too many linger.
     pub(super) fn let_go(&mut self, link: Arc<Link>) {
         if !link.is_errand() {
             return;
@@ -289,11 +289,14 @@ impl DiscoveryState {
         // Of a wait that goes with this actor nothing is left: the next errand over this link begins another.
         if let Some(letting_go) = LettingGo::begin(&link) {
             let wait = self.linger(Arc::clone(&link), letting_go);
-            self.lingering.push((link, wait));
+            // What is closed goes at once: its connection keeps its memory as long as anybody has the link.
+            self.lingering.push((Arc::downgrade(&link), wait));
         }
-        let idle = self.lingering.iter().filter(|(link, _)| link.is_errand());
-        let idle = idle.filter_map(|(link, _)| Some((Arc::clone(link), link.idle_since()?)));
-        for link in errands::surplus(idle, self.context.limits.errand_links) {
+        let links = self.lingering.iter().filter_map(|(link, _)| link.upgrade());
+        let idle = links.filter(|link| link.is_errand());
+        let idle = idle.filter_map(|link| link.idle_since().map(|since| (link, since)));
+        let neighbours = self.context.records.neighbours().len();
+        for link in errands::surplus(idle, self.context.limits.errand_links, neighbours) {
             // A manager that is being restarted has no links.
             let _ = self.context.tell_manager(PeerManagerMessage::ErrandOver(link, Duration::ZERO));
         }

@@ -129,6 +129,19 @@ impl Net {
         net
     }
 
+    /// `count` nodes that start at once, and tell each other of all by way of the first one after half a second.
+    pub(super) fn starting_apart(count: u8, seed: u64) -> Self {
+        let mut net = Self::empty(seed);
+        for n in 1..=count {
+            net.start(n, (n > 1).then_some(1));
+        }
+        net.run(secs(1) / 2);
+        for n in (2..=count).chain(2..=count) {
+            net.exchange(1, n);
+        }
+        net
+    }
+
     /// Starts a node that knows these others, as from an exchange.
     pub(super) fn start(&mut self, n: u8, knows: impl IntoIterator<Item = u8>) {
         let (key, limits) = (key(n), AnnounceLimits::default());
@@ -262,6 +275,11 @@ impl Net {
 
     pub(super) fn dropped(&self, reason: Dropped) -> usize {
         self.nodes.values().filter_map(|node| node.dropped.get(&reason)).sum()
+    }
+
+    /// Streams that were opened, by all that live.
+    pub(super) fn opens(&self) -> usize {
+        self.nodes.values().map(|node| node.opens).sum()
     }
 
     /// How many nodes can be reached over neighbours from this one, itself included.
