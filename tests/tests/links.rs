@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use kinfolk::error::{CallError, OpenError, StreamError};
 use kinfolk::{
-    Code, DialFailure, Direction, DownReason, EndpointId, Hold, LinkEnd, Node, NodeEvent, Options,
-    PeerState, PeerStatus, Why,
+    Code, DialFailure, Direction, DownReason, EndpointId, Hold, Limits, LinkEnd, Node, NodeEvent,
+    Options, PeerState, PeerStatus, Why,
 };
 use kinfolk_core::wire::{Control, StreamMode};
 use kinfolk_tests::support::events::EventLog;
@@ -315,6 +315,28 @@ async fn a_link_in_a_partition_is_lost_after_the_idle_timeout() {
     assert_eq!(down(&mut status).await, Some(DownReason::Ended(LinkEnd::Lost)));
     let took = start.elapsed();
     assert!(took < quick_limits().idle_timeout + ms(1000), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_link_at_rest_lives_on_whichever_side_keeps_it_alive() {
+    const IDLE: Duration = ms(800);
+    let patient = |limits: &mut Limits| {
+        limits.idle_timeout = Duration::from_secs(30);
+        limits.keep_alive = Duration::from_secs(20);
+    };
+    let quick = |limits: &mut Limits| {
+        limits.idle_timeout = IDLE;
+        limits.keep_alive = ms(200);
+    };
+    let dialled_by_the_quick = (node_with(1, quick).await, node_with(2, patient).await);
+    let dialled_by_the_patient = (node_with(3, patient).await, node_with(4, quick).await);
+    for (dialler, other) in [dialled_by_the_quick, dialled_by_the_patient] {
+        let _hold = held(&dialler, &other).await;
+        let mut status = watching(&dialler, other.id()).await;
+        // The shorter of two idle timeouts counts for both.
+        let end = timeout(3 * IDLE, down(&mut status)).await;
+        assert!(end.is_err(), "{end:?}");
+    }
 }
 
 // Linger and holds

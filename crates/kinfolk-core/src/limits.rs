@@ -90,7 +90,8 @@ pub struct Limits {
 
     /// A silent connection counts as dead after this time; iroh's 30 s is too slow to fail over.
     pub idle_timeout: Duration,
-    /// Keep-alive interval: three may be lost before the idle timeout.
+    /// Interval between signs of life of the side that has dialled, which the other acknowledges: three may be lost before the idle timeout. The other
+    /// side sends its own if none came for half as long again.
     pub keep_alive: Duration,
     /// Bidirectional streams that a peer may have open at once. iroh's 100 caps concurrent calls.
     pub streams_per_peer: u32,

@@ -9,7 +9,7 @@ use iroh::{Endpoint, EndpointAddr};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::bare::{self, ALPN};
+use crate::bare;
 use crate::side::{CHUNK, SMALL, Side};
 
 /// How long a closed connection is left to end before the next is opened.
@@ -146,7 +146,7 @@ pub async fn dial(
     peer: EndpointAddr,
 ) -> Connection {
     let endpoint = endpoint.clone();
-    on(network, async move { endpoint.connect(peer, ALPN).await.unwrap() }).await
+    on(network, async move { bare::connect(&endpoint, peer).await }).await
 }
 
 /// Opens a stream and sends a request of [`SMALL`] bytes with an end.

@@ -7,7 +7,7 @@ use iroh::endpoint::{Connection, RecvStream, SendStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
 use tokio::sync::mpsc;
 
-use crate::bare::{ALPN, bind};
+use crate::bare::{bind, connect};
 use crate::blob::Blob;
 
 /// What both ends buffer.
@@ -33,7 +33,7 @@ impl Raw {
         let (there, here) = (bind().await, bind().await);
         let (found, mut streams) = mpsc::unbounded_channel();
         tokio::spawn(accept(here.clone(), found));
-        let connection = there.connect(here.addr(), ALPN).await.unwrap();
+        let connection = connect(&there, here.addr()).await;
         let (mut senders, mut receivers) = (Vec::new(), Vec::new());
         for _ in 0..count {
             let (mut send, _) = connection.open_bi().await.unwrap();

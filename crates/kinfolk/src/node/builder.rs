@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use iroh::endpoint::{BindOpts, IdleTimeout, QuicTransportConfig, VarInt, presets};
+use iroh::endpoint::{BindOpts, presets};
 use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode, SecretKey};
 use kinfolk_core::anchors::FIRST_CONTACTS;
 use kinfolk_core::id::NetworkId;
@@ -21,6 +21,7 @@ use crate::node::actor::{NodeMessage, Root, RootArguments};
 use crate::node::handle::Node;
 use crate::node::identity::Identity;
 use crate::node::thread::{self, Launched};
+use crate::peers::transport;
 use crate::protocol::open::Peer;
 use crate::supervision::lock;
 
@@ -287,7 +288,7 @@ async fn bind(
         .secret_key(key)
         .alpns(vec![alpn.to_vec()])
         .relay_mode(relay)
-        .transport_config(transport(limits));
+        .transport_config(transport::accepting(limits));
     if !addresses.is_empty() {
         builder = builder.clear_ip_transports();
     }
@@ -298,24 +299,4 @@ async fn bind(
         })?;
     }
     builder.bind().await.map_err(|error| SpawnError::Bind(Box::new(error)))
-}
-
-/// QUIC's own bounds. iroh's defaults let one connection pin about 250 MB; these let it pin its connection window.
-fn transport(limits: &Limits) -> QuicTransportConfig {
-    // `Limits::validate` keeps every value within QUIC's range.
-    let idle = IdleTimeout::try_from(limits.idle_timeout).ok();
-    QuicTransportConfig::builder()
-        // One more for the control stream of a peer that dials.
-        .max_concurrent_bidi_streams(VarInt::from_u32(limits.streams_per_peer.saturating_add(1)))
-        // Version 1 has no use for one-way streams.
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .datagram_receive_buffer_size(Some(limits.datagram_buffer))
-        .datagram_send_buffer_size(limits.datagram_buffer)
-        .stream_receive_window(VarInt::from_u32(limits.stream_window))
-        .receive_window(VarInt::from_u32(limits.connection_window))
-        .send_window(limits.send_window)
-        .max_idle_timeout(idle)
-        .keep_alive_interval(limits.keep_alive)
-        .default_path_keep_alive_interval(limits.keep_alive)
-        .build()
 }

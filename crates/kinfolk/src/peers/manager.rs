@@ -36,6 +36,7 @@ use crate::peers::link::Link;
 use crate::peers::session::{
     Arrived, Session, SessionArguments, SessionFailure, SessionMessage, SessionState, Start,
 };
+use crate::peers::transport::Dialler;
 use crate::supervision::{ChildEnd, OwnedTask, Pulse, child_end, lock};
 
 mod report;
@@ -128,8 +129,7 @@ local_only!(PeerManagerMessage);
 pub(crate) struct PeerManagerState {
     me: ActorRef<PeerManagerMessage>,
     context: Arc<Context>,
-    endpoint: Endpoint,
-    alpn: Vec<u8>,
+    dialler: Dialler,
     /// How many messages wait in its mailbox; ractor does not tell.
     depth: Arc<AtomicUsize>,
     incarnation: Incarnation,
@@ -184,13 +184,13 @@ impl PeerManager {
         let tick = || PeerManagerMessage::Tick;
         let ticking = clock(alarm.subscribe(), ticked_too, pulse_too, myself.clone(), tick);
         let clock = OwnedTask::spawn(&myself, task, ticking, PeerManagerMessage::TaskPanicked);
+        let dialler = Dialler::new(endpoint, alpn, &context.limits);
         // From here on it is told what the app does; what the app did before, it recalls. Nothing falls in between.
         context.set_manager(Some(Mailbox { actor: myself.clone(), depth: Arc::clone(&depth) }));
         let mut state = PeerManagerState {
             me: myself,
             context,
-            endpoint,
-            alpn,
+            dialler,
             depth,
             incarnation,
             table,
@@ -495,8 +495,7 @@ impl PeerManagerState {
         match output {
             Output::Dial(link) => {
                 let address = lock(&self.context.retained).book.addresses(&peer);
-                let endpoint = self.endpoint.clone();
-                let start = Start::Dial { endpoint, address, alpn: self.alpn.clone() };
+                let start = Start::Dial { dialler: self.dialler.clone(), address };
                 self.start(peer, link, None, start).await;
             }
             Output::Admit(link) => self.take_over(peer, link, true).await,

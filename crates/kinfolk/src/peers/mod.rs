@@ -6,3 +6,4 @@ pub(crate) mod directory;
 pub(crate) mod link;
 pub(crate) mod manager;
 pub(crate) mod session;
+pub(crate) mod transport;

@@ -18,7 +18,7 @@ use iroh::endpoint::{
     ConnectError, ConnectWithOptsError, ConnectingError, Connection, ConnectionError, RecvStream,
     SendStream,
 };
-use iroh::{Endpoint, EndpointAddr, EndpointId};
+use iroh::{EndpointAddr, EndpointId};
 use kinfolk_core::code::Code;
 use kinfolk_core::id::{Incarnation, LinkId};
 use kinfolk_core::peer_link::{DialFailure, Direction, LinkEnd};
@@ -39,6 +39,7 @@ use crate::local_only::local_only;
 use crate::peers::control::{self, ControlError};
 use crate::peers::link::Link;
 use crate::peers::manager::PeerManagerMessage;
+use crate::peers::transport::Dialler;
 use crate::protocol::serve;
 use crate::protocol::stream::wire_code;
 use crate::supervision::OwnedTask;
@@ -66,7 +67,7 @@ pub(crate) struct SessionArguments {
 /// How a session gets its connection.
 pub(crate) enum Start {
     /// It dials.
-    Dial { endpoint: Endpoint, address: Option<EndpointAddr>, alpn: Vec<u8> },
+    Dial { dialler: Dialler, address: Option<EndpointAddr> },
     /// It takes over a connection whose hello was read.
     TakeOver { arrived: Box<Arrived>, link: Arc<Link>, welcome: bool },
 }
@@ -221,7 +222,7 @@ impl Session {
             _pass: None,
         };
         match arguments.start {
-            Start::Dial { endpoint, address, alpn } => state.dial(endpoint, address, alpn),
+            Start::Dial { dialler, address } => state.dial(dialler, address),
             Start::TakeOver { arrived, link, welcome } => {
                 state.take_over(*arrived, link, welcome)?;
             }
@@ -360,12 +361,12 @@ impl Session {
 }
 
 impl SessionState {
-    fn dial(&mut self, endpoint: Endpoint, address: Option<EndpointAddr>, alpn: Vec<u8>) {
+    fn dial(&mut self, dialler: Dialler, address: Option<EndpointAddr>) {
         self.context.counters.dials_started.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let me = self.me.clone();
         self.dialling = Some(self.task(here!(self.context, Point::SessionDials), async move {
             let result = match address {
-                Some(address) => connect(&endpoint, address, &alpn).await,
+                Some(address) => connect(&dialler, address).await,
                 None => Err(LinkEnd::DialFailed(DialFailure::NoAddress)),
             };
             let _ = me.send_message(SessionMessage::Dialled(result));
@@ -593,14 +594,11 @@ fn duplicate() -> Control {
 }
 
 async fn connect(
-    endpoint: &Endpoint,
+    dialler: &Dialler,
     address: EndpointAddr,
-    alpn: &[u8],
 ) -> Result<(Connection, SendStream, RecvStream), LinkEnd> {
-    let connection = endpoint
-        .connect(address, alpn)
-        .await
-        .map_err(|error| LinkEnd::DialFailed(dial_failure(&error)))?;
+    let dialled = dialler.dial(address).await;
+    let connection = dialled.map_err(|error| LinkEnd::DialFailed(dial_failure(&error)))?;
     // The control stream is the first, whatever is opened next.
     match connection.open_bi().await {
         Ok((send, recv)) => Ok((connection, send, recv)),
