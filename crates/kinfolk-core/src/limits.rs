@@ -64,9 +64,9 @@ pub struct Limits {
     /// the time a NAT keeps a mapping that nobody refreshes (a guess).
     pub linger: Duration,
     /// Links that linger for a moment although this node has dialled them for errands of its own alone, as visits and announcements are, and
-    /// nobody uses them, as long as it has few neighbours of announcements; of more, those that are idle for longest close at once, and all do once there
-    /// are three neighbours. Each costs both ends about 120 KiB, and a node that gets to know a network opens a dozen within seconds. Two, one
-    /// for each walker.
+    /// nobody uses them; of more, those that are idle for longest close at once, and so do all whose errand ends with a node that has three
+    /// neighbours of announcements, or knows more than eight peers. Each costs both ends about 120 KiB, and a node that gets to know a network opens a
+    /// dozen within seconds. Two, one for each walker.
     pub errand_links: usize,
     /// How long open streams may go on after `Goodbye`.
     pub drain_deadline: Duration,
@@ -90,8 +90,8 @@ pub struct Limits {
 
     /// A silent connection counts as dead after this time; iroh's 30 s is too slow to fail over.
     pub idle_timeout: Duration,
-    /// Interval between signs of life of the side that has dialled, which the other acknowledges: three may be lost before the idle timeout. The other
-    /// side sends its own if none came for half as long again.
+    /// Interval between signs of life, of which three may be lost before the idle timeout; iroh takes 5 s at most. Those of the side that has dialled are
+    /// acknowledged, so that the other side, if it has no relay, sends its own only where none came for half as long again.
     pub keep_alive: Duration,
     /// Bidirectional streams that a peer may have open at once. iroh's 100 caps concurrent calls.
     pub streams_per_peer: u32,

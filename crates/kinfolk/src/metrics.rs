@@ -308,8 +308,8 @@ pub struct Metrics {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamMetrics {
-    /// Subscriptions to producers of this node that were refused, by reason; `restarting` are those that a failure of the producer
-    /// left without an answer.
+    /// Subscriptions to producers of this node that were refused, by reason; `restarting` are those that the end of a producer's
+    /// actor left without an answer.
     pub subscriptions_refused: BTreeMap<&'static str, u64>,
     /// Subscriptions to producers of this node that ended, by how.
     pub subscriptions_ended: BTreeMap<&'static str, u64>,

@@ -1,6 +1,7 @@
 //! What supervisors of the tree share: starting a child, reading its end from an event, and how often to restart.
 //!
-//! The parents decide what an end means for their children; this module starts them (but sessions and the parts of the node, which have deadlines of their own), tells what happened, and counts; [`job`] is the actor of those that do one thing.
+//! The parents decide what an end means for their children; this module starts them, tells what happened, and counts; [`job`] is the actor of those that do one
+//! thing. Sessions and the parts of the node are started where they belong, within deadlines of their own.
 
 use std::any::Any;
 use std::collections::VecDeque;

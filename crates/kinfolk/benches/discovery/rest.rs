@@ -59,7 +59,7 @@ pub fn run(options: &Options) {
     let raw = child::run(&format!("rest {nodes} raw 1"));
     for (name, target) in [
         ("cpu, % of a core", Target::AtMost(2.0)),
-        ("RSS per node, KiB", Target::AtMost(2048.0)),
+        ("own memory per node, KiB", Target::AtMost(2048.0)),
         ("heap per node, KiB", Target::None),
         ("threads beside the runtime's", Target::AtMost(0.0)),
     ] {
@@ -83,7 +83,7 @@ pub fn run(options: &Options) {
 }
 
 /// KiB of memory of this process that are resident and its own: not the pages of its program, which are read as it goes.
-fn rss() -> f64 {
+fn own_memory() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     let number = line.and_then(|line| line.trim().strip_suffix("kB"));
@@ -104,7 +104,7 @@ pub async fn measure(kind: Kind, count: usize, minutes: u64) {
     // One to begin with, so that what a process has once is not counted. It stays: glibc takes the freeing of a mapped block, as an
     // endpoint's receive buffer of 3 MiB is, as a sign that such blocks come and go, and carves those of all later nodes from its heap.
     let _warm = network::builder().discovery(false).spawn().await.unwrap();
-    let (rss_before, heap_before, threads_before) = (rss(), heap(), threads());
+    let (memory_before, heap_before, threads_before) = (own_memory(), heap(), threads());
     let (mut nodes, mut endpoints) = (Vec::new(), Vec::new());
     match kind {
         Kind::Found => {
@@ -140,9 +140,9 @@ pub async fn measure(kind: Kind, count: usize, minutes: u64) {
             let percent = cpu / sample_start.elapsed().as_secs_f64() * 100.0;
             let counts = Counts::of(&nodes).await;
             println!(
-                "{:>4} s: cpu {percent:.2} %, RSS {:.0} KiB, heap {:.0} KiB per node, sessions {:.1} (most {}), neighbours {:.1}",
+                "{:>4} s: cpu {percent:.2} %, own memory {:.0} KiB, heap {:.0} KiB per node, sessions {:.1} (most {}), neighbours {:.1}",
                 sample * SAMPLE.as_secs(),
-                rss(),
+                own_memory(),
                 (heap() - heap_before) / each,
                 counts.sessions / each,
                 counts.sessions_most,
@@ -152,7 +152,7 @@ pub async fn measure(kind: Kind, count: usize, minutes: u64) {
     }
     let seconds = start.elapsed().as_secs_f64();
     tell("cpu, % of a core", (probe::cpu_time() - cpu).as_secs_f64() / seconds * 100.0);
-    tell("RSS per node, KiB", (rss() - rss_before) / each);
+    tell("own memory per node, KiB", (own_memory() - memory_before) / each);
     tell("heap per node, KiB", (heap() - heap_before) / each);
     if kind != Kind::Found {
         return;

@@ -238,7 +238,7 @@ impl Announcer {
             // Whoever was heard over the overlay a moment ago is in this part of it.
             let is_heard =
                 |peer: &EndpointId| authors.get(peer).is_some_and(|bucket| !bucket.is_full(now));
-            joins.sift(now, around.known.len(), is_heard, rng);
+            joins.sift(now, around.known.len(), neighbours.len(), is_heard, rng);
             // Not if it was for the sake of those who need not be asked.
             if joins.due_at(neighbours.len()) <= now {
                 let peers = joins.pick(now, around.known, neighbours, rng);

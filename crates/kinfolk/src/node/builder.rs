@@ -287,8 +287,8 @@ async fn bind(
     let mut builder = Endpoint::builder(presets::Minimal)
         .secret_key(key)
         .alpns(vec![alpn.to_vec()])
-        .relay_mode(relay)
-        .transport_config(transport::accepting(limits));
+        .transport_config(transport::accepting(limits, &relay))
+        .relay_mode(relay);
     if !addresses.is_empty() {
         builder = builder.clear_ip_transports();
     }

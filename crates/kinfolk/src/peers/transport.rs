@@ -5,7 +5,7 @@ use std::time::Duration;
 use iroh::endpoint::{
     ConnectError, ConnectOptions, Connection, IdleTimeout, QuicTransportConfig, VarInt,
 };
-use iroh::{Endpoint, EndpointAddr};
+use iroh::{Endpoint, EndpointAddr, RelayMode};
 use kinfolk_core::limits::Limits;
 
 /// iroh takes no longer interval between signs of life on a path.
@@ -15,8 +15,15 @@ const PATH_KEEP_ALIVE_MAX: Duration = Duration::from_secs(5);
 ///
 /// The dialler's signs of life are acknowledged, which tells either side that the other is there and keeps both NATs open. Its own are due
 /// half an interval later, where none came: at the same interval they would cross each time, as each restarts the clocks of both.
-pub(crate) fn accepting(limits: &Limits) -> QuicTransportConfig {
-    transport(limits, second_interval(limits.keep_alive, limits.idle_timeout))
+///
+/// Not where a relay may be a second path, in reserve: what comes there is acknowledged on the path in use, so that each needs the other's signs of life
+/// to know that it is alive.
+pub(crate) fn accepting(limits: &Limits, relay: &RelayMode) -> QuicTransportConfig {
+    let keep_alive = match relay {
+        RelayMode::Disabled => second_interval(limits.keep_alive, limits.idle_timeout),
+        _ => limits.keep_alive,
+    };
+    transport(limits, keep_alive)
 }
 
 /// Between the interval of the dialler and the idle timeout: its own may be longer, and then it is this one that keeps the link.

@@ -3,7 +3,7 @@
 //! An overlay that fell into parts does not merge by itself, and joining everybody again and again costs n² messages. So only the
 //! *difference* is joined: of the peers that were found since the last time, and not heard over the overlay itself, at most as
 //! many as a node has neighbours, two at a time. To a node that has just begun everybody is a difference, although it is in one part with nearly all of them;
-//! so as long as it is new it draws lots, such that [`MERGERS`] nodes ask if all are new. Beside that a node with too few neighbours asks one peer of the
+//! so as long as it is new it draws lots after each pause, such that [`MERGERS`] nodes ask if all are new. Beside that a node with too few neighbours asks one peer of the
 //! catalog, one without any asks three, and every node asks one now and then, so that parts merge which nobody noticed: the catalog may have known all peers
 //! throughout. Each pause is drawn anew, so that nodes do not ask in step. Peers that were missed a short while ago are not asked.
 //!
@@ -31,7 +31,8 @@ const ALONE_AT_ONCE: usize = 3;
 /// For so long a node is new: by then one of a thousand that began together knows all (simulated).
 const NEW: Duration = Duration::from_secs(60);
 
-/// New nodes that ask some of the difference, in the mean: that none does has a chance of e⁻⁸ (a guess).
+/// New nodes that ask some of the difference after a pause, in the mean: that none of all does has a chance of e⁻⁸ (a guess). Of k of n that have begun apart from
+/// the others none does with one of (1 - 8/n)ᵏ; those merge by whoever asks now and then.
 const MERGERS: usize = 8;
 
 /// Pauses before peers are asked, each drawn between half of it and the whole; all are guesses. The first two double
@@ -99,17 +100,28 @@ impl Joins {
         }
     }
 
-    /// Those found need not be asked that are in this part of the overlay, nor any by a new node that draws a blank.
+    /// Those found need not be asked that are in this part of the overlay, nor any by a new node that has neighbours and draws a blank.
     pub(super) fn sift(
         &mut self,
         now: Instant,
         known: usize,
+        neighbours: usize,
         is_here: impl Fn(&EndpointId) -> bool,
         rng: &mut ChaCha20Rng,
     ) {
+        self.found.retain(|peer| !is_here(peer));
         let is_new = now.saturating_duration_since(self.began) < NEW;
-        let is_blank = is_new && known > MERGERS && rng.random_range(0..known) >= MERGERS;
-        self.found.retain(|peer| !is_blank && !is_here(peer));
+        let draws = is_new && known > MERGERS && neighbours >= FEW_NEIGHBOURS;
+        if draws && !self.found.is_empty() && rng.random_range(0..known) >= MERGERS {
+            self.found.clear();
+            self.pause(now, rng);
+        }
+    }
+
+    /// From now on there is a pause.
+    fn pause(&mut self, now: Instant, rng: &mut ChaCha20Rng) {
+        self.last = now;
+        self.part = rng.random_range(0.5..=1.0);
     }
 
     /// There is one neighbour more or less.
@@ -152,7 +164,7 @@ impl Joins {
         self.found.shuffle(rng);
         let count = match neighbours.len() {
             0 => ALONE_AT_ONCE,
-            _ if !self.found.is_empty() => AT_ONCE,
+            enough if enough >= FEW_NEIGHBOURS && !self.found.is_empty() => AT_ONCE,
             _ => 1,
         };
         let mut picked = self.found.split_off(self.found.len().saturating_sub(count));
@@ -167,9 +179,43 @@ impl Joins {
         }
         self.is_stuck = neighbours.is_empty() && picked.is_empty();
         self.is_eager = self.is_stuck;
-        self.last = now;
         self.futile = self.futile.saturating_add(1);
-        self.part = rng.random_range(0.5..=1.0);
+        self.pause(now, rng);
         picked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iroh::SecretKey;
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn a_new_node_that_draws_a_blank_pauses_before_it_draws_again_whoever_is_found() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let mut rng = ChaCha20Rng::seed_from_u64(1);
+        let start = Instant::now();
+        let mut joins = Joins::new(start);
+        joins.is_eager = false;
+        let mut draws = 0;
+        for second in 11..=40 {
+            let now = start + second * SECOND;
+            joins.found(SecretKey::from_bytes(&[second as u8; 32]).public(), &mut rng);
+            if joins.due_at(NEIGHBOURS) <= now {
+                draws += 1;
+                // Of a million, so that it is a blank.
+                joins.sift(now, 1_000_000, NEIGHBOURS, |_| false, &mut rng);
+                assert!(joins.found.is_empty() && joins.due_at(NEIGHBOURS) > now);
+            }
+        }
+        assert!((3..=7).contains(&draws), "{draws}");
+        // Whoever lacks neighbours, or is new no more, draws no lots.
+        joins.found(SecretKey::from_bytes(&[1; 32]).public(), &mut rng);
+        let found = joins.found.len();
+        joins.sift(start + 50 * SECOND, 1_000_000, FEW_NEIGHBOURS - 1, |_| false, &mut rng);
+        joins.sift(start + NEW, 1_000_000, NEIGHBOURS, |_| false, &mut rng);
+        assert_eq!(joins.found.len(), found);
     }
 }

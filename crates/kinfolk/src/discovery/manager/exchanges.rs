@@ -295,8 +295,10 @@ impl DiscoveryState {
         let links = self.lingering.iter().filter_map(|(link, _)| link.upgrade());
         let idle = links.filter(|link| link.is_errand());
         let idle = idle.filter_map(|link| link.idle_since().map(|since| (link, since)));
-        let neighbours = self.context.records.neighbours().len();
-        for link in errands::surplus(idle, self.context.limits.errand_links, neighbours) {
+        let records = &self.context.records;
+        let (neighbours, known) = (records.neighbours().len(), records.snapshot().len());
+        let lingering = errands::lingering(self.context.limits.errand_links, neighbours, known);
+        for link in errands::surplus(idle, lingering) {
             // A manager that is being restarted has no links.
             let _ = self.context.tell_manager(PeerManagerMessage::ErrandOver(link, Duration::ZERO));
         }

@@ -63,7 +63,8 @@ fn forty_nodes_that_find_each_other_at_once_do_not_all_ask_each_other() {
         most = most.max(more);
         assert_eq!(net.component(1), 40);
     }
-    assert!(most <= 120, "{most}");
+    // Two asked by each would open some four hundred.
+    assert!(most <= 150, "{most}");
 }
 
 #[test]
