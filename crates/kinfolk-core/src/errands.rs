@@ -1,8 +1,8 @@
 //! Which of the links linger that a node has dialled for errands of its own.
 //!
-//! Such a link is of use for a moment after its errand in a small network, and to whoever looks for neighbours there: the same peer is wanted again. Each costs
-//! memory, and a node that gets to know a large network dials many within seconds, hardly any of them again. It decides which of those that
-//! nobody uses are closed before their time. It never looks at one in use, and closes none.
+//! Such a link is of use for a moment after its errand in a small network, to whoever looks for neighbours there: the same peer is
+//! wanted again. Each costs memory, and a node that gets to know a large network dials many within seconds, hardly any of them again. It
+//! decides which of those that nobody uses are closed before their time. It never looks at one in use, and closes none.
 
 use std::cmp::Reverse;
 use std::time::Instant;

@@ -47,8 +47,8 @@ const SESSION_START: Duration = Duration::from_secs(1);
 /// How long a stopping manager waits for its sessions; closing is local work.
 const SESSION_STOP: Duration = Duration::from_secs(1);
 
-/// How long a link lingers that was dialled for an errand of the node's own and for nothing else, unless too many do. Neighbours of
-/// announcements are made of such links, and an app may want a peer that it has just heard of: each comes within moments (a guess).
+/// How long a link lingers that was dialled for an errand of the node's own and for nothing else, unless too many do, see
+/// [`errands`](kinfolk_core::errands): what it may be wanted for comes within moments (a guess).
 pub(crate) const ERRAND_LINGER: Duration = Duration::from_secs(5);
 
 /// The actor.

@@ -2,13 +2,14 @@
 //!
 //! An overlay that fell into parts does not merge by itself, and joining everybody again and again costs n² messages. So only the
 //! *difference* is joined: of the peers that were found since the last time, and not heard over the overlay itself, at most as
-//! many as a node has neighbours, two at a time. To a node that has just begun everybody is a difference, although it is in one part with nearly all of them;
-//! so as long as it is new it draws lots after each pause, such that [`MERGERS`] nodes ask if all are new. Beside that a node with too few neighbours asks one peer of the
-//! catalog, one without any asks three, and every node asks one now and then, so that parts merge which nobody noticed: the catalog may have known all peers
+//! many as a node has neighbours, two at a time. Beside that a node with too few neighbours asks one peer, one without any asks
+//! three, and every node asks one now and then, so that parts merge which nobody noticed: the catalog may have known all peers
 //! throughout. Each pause is drawn anew, so that nodes do not ask in step. Peers that were missed a short while ago are not asked.
 //!
-//! Whoever is joined takes the node in, names it to all its neighbours, and each of them to one more node that takes it in, all of which part with others for
-//! it: one join makes some four streams.
+//! To a node that has just begun everybody is a difference, although it is in one part with nearly all of them, and a join is
+//! dear: whoever is joined takes the node in and names it to all its neighbours, each of which names it to one more that takes it in, and all of
+//! them part with others for it, which makes some four streams. So a new node that has neighbours draws lots after each pause, such that
+//! [`MERGERS`] nodes ask if all are new.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -31,8 +32,8 @@ const ALONE_AT_ONCE: usize = 3;
 /// For so long a node is new: by then one of a thousand that began together knows all (simulated).
 const NEW: Duration = Duration::from_secs(60);
 
-/// New nodes that ask some of the difference after a pause, in the mean: that none of all does has a chance of e⁻⁸ (a guess). Of k of n that have begun apart from
-/// the others none does with one of (1 - 8/n)ᵏ; those merge by whoever asks now and then.
+/// New nodes that ask some of the difference after a pause, in the mean: that none of all does has a chance of e⁻⁸ (a guess). Of k of n
+/// that have begun apart from the others none does with one of (1 - 8/n)ᵏ; those merge by whoever asks now and then.
 const MERGERS: usize = 8;
 
 /// Pauses before peers are asked, each drawn between half of it and the whole; all are guesses. The first two double
