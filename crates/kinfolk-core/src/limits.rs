@@ -90,7 +90,8 @@ pub struct Limits {
 
     /// A silent connection counts as dead after this time; iroh's 30 s is too slow to fail over.
     pub idle_timeout: Duration,
-    /// Interval between signs of life, of which three may be lost before the idle timeout; iroh takes 5 s at most. Those of the side that has dialled are
+    /// Interval between signs of life; iroh takes 5 s at most. The default is half the idle timeout: QUIC sends again what is not acknowledged, at first within a few round
+    /// trips and then ever more rarely, so that several may be lost. Those of the side that has dialled are
     /// acknowledged, so that the other side, if it has no relay, sends its own only where none came for half as long again.
     pub keep_alive: Duration,
     /// Bidirectional streams that a peer may have open at once. iroh's 100 caps concurrent calls.
@@ -139,7 +140,7 @@ pub struct Limits {
     /// How long a record of this node holds: a node that vanishes without a word is listed for as long. Renewed after a third to a half of it. Whole
     /// seconds, 3 s to [`Ttl::MAX`]; the default is [`Ttl::DEFAULT`].
     pub record_ttl: Duration,
-    /// Walkers. Two, so that one that waits for a slow peer does not keep the node from learning (a guess).
+    /// Walkers. Two, so that one that waits for a slow peer does not keep the node from learning (a guess); all but one pause for up to a second between two visits.
     pub walkers: usize,
     /// Exchanges that peers have opened and that run at once, one for each peer; each costs the memory of its messages, some 200 KiB. One that awaits nothing
     /// more from its peer is counted no more.
@@ -185,7 +186,7 @@ impl Default for Limits {
             quarantine: Duration::from_secs(600),
             unresponsive: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(10),
-            keep_alive: Duration::from_secs(3),
+            keep_alive: Duration::from_secs(5),
             streams_per_peer: 1024,
             stream_window: 1_250_000,
             connection_window: 8 * 1024 * 1024,

@@ -39,6 +39,10 @@
 //! comes to visit about as often as there is something new. The wait is uniform below its bound. What a peer took from us does
 //! not count: we cannot know that it did, and a record that it refuses is offered to it each time.
 //!
+//! The walks of a node slow down together: a visit of one that brings nothing doubles the bounds of the others too. Two that did not would cost
+//! a network at rest twice as much and learn the same. But visits that fail slow down nobody else, nor do exchanges that others begin: whoever calls with nothing
+//! to tell keeps no walk from looking elsewhere.
+//!
 //! A wake-up ends the wait, and one that comes during a visit is kept until it is over. Nobody is visited twice within
 //! [`WalkLimits::revisit`] but by a wake-up. However much news there is, visits are no more than [`WalkLimits::visits`].
 //!
@@ -248,6 +252,8 @@ impl Walk {
                     self.learnt_at = Some(now);
                     self.speed_up(learnt, view);
                     self.rest_at_most(now, view);
+                } else if by.is_none() {
+                    self.slow_down();
                 }
             }
             Input::Timeout => {
@@ -611,7 +617,7 @@ impl Walk {
         } else {
             self.limits.first_wait.saturating_mul(factor)
         };
-        bound.min(self.limits.longest_wait)
+        bound.max(self.limits.pause).min(self.limits.longest_wait)
     }
 
     fn draw_wait(&mut self, view: View<'_>) -> Duration {

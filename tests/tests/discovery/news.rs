@@ -11,7 +11,9 @@ use kinfolk_tests::support::teller::{EXCHANGE, Told, answer, key, lore, record, 
 use kinfolk_tests::support::wait::{eventually, within};
 use tokio::task::JoinHandle;
 
-use crate::scene::{SOON, all_know_all, count, discovering, falls_silent, knows, over, resting};
+use crate::scene::{
+    SOON, all_know_all, count, discovering, falls_silent, knows, over, resting, short_silence,
+};
 
 /// The record of the host with this key.
 fn own(name: u8) -> Record {
@@ -57,6 +59,31 @@ async fn what_an_exchange_of_the_app_has_taught_sends_the_walkers_on() {
     assert_eq!(report.learnt, 6);
     // The one that was asked for, and a visit.
     eventually(SOON, "a visit", async || log.count(elsewhere) >= 2).await;
+    over([node]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn walkers_whose_visits_bring_nothing_slow_down_together() {
+    let mut limits = short_silence();
+    limits.walkers = 16;
+    (limits.walk.first_wait, limits.walk.longest_wait) =
+        (Duration::from_millis(1), Duration::from_hours(1));
+    limits.walk.revisit = Duration::from_millis(1);
+    let (mut builder, mut hosts) = (discovering(1), Vec::new());
+    for name in 61..65 {
+        let (addr, task) = answering(name, Vec::new()).await;
+        builder = builder.bootstrap(addr.clone());
+        hosts.push((addr, task));
+    }
+    let node = builder.limits(limits).spawn().await.expect("it starts");
+    let _holds: Vec<_> = hosts.iter().map(|(addr, _)| node.hold(addr.clone())).collect();
+    eventually(SOON, "all are known", async || hosts.iter().all(|(host, _)| knows(&node, host.id)))
+        .await;
+    falls_silent(&node).await;
+    let exchanges =
+        count(&node, |metrics| metrics.discovery.exchanges.get("complete").copied()).await;
+    // Each visits somebody at the start and once more. By themselves they would make ten visits each until they wait for a second.
+    assert!((4..=48).contains(&exchanges), "{exchanges} exchanges");
     over([node]).await;
 }
 

@@ -7,7 +7,7 @@ use crate::gate::Rate;
 /// How fast and how far one walker goes. Zeros and what contradicts itself are refused by [`validate`](Self::validate).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalkLimits {
-    /// The longest pause between two visits while there is news. Default 10 ms: it keeps walkers that began together from
+    /// The longest pause between two visits while there is news; no wait is bounded by less. Default 10 ms: it keeps walkers that began together from
     /// going on in step, and costs a network of 40 nodes some 50 ms in all.
     pub pause: Duration,
     /// The longest wait after the first visit that brought nothing new; it doubles with each further one. Default 50 ms, a

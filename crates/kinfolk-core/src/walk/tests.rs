@@ -511,13 +511,39 @@ fn what_peers_told_us_of_their_own_accord_wakes_if_it_is_much_and_shortens_the_w
     let told = scene.now;
     assert_eq!(scene.say(Input::Told { by: None, learnt: 3 }), None);
     assert_eq!(scene.walk.level, 9);
-    assert_eq!(scene.say(Input::Told { by: None, learnt: 0 }), None);
-    assert_eq!(scene.walk.level, 9);
     scene.say(Input::Told { by: None, learnt: 498 });
     if scene.walk.visiting().is_none() {
         scene.wait();
     }
     assert!(scene.now - told <= 10 * MILLI);
+}
+
+#[test]
+fn a_visit_of_another_walk_in_vain_slows_down_and_a_call_in_vain_does_not() {
+    let mut scene = Scene::new(&[1]);
+    let peer = scene.wake(Wake::Started).unwrap();
+    scene.end(peer, 0, &[]);
+    scene.know(2..500);
+    scene.walk.level = 10;
+    let due = scene.walk.next_timeout();
+    assert_eq!(scene.say(Input::Told { by: None, learnt: 0 }), None);
+    assert_eq!(scene.walk.level, 11);
+    assert_eq!(scene.walk.next_timeout(), due, "the wait that has begun stays");
+    assert_eq!(scene.say(Input::Told { by: Some(id(7)), learnt: 0 }), None);
+    assert_eq!(scene.walk.level, 11);
+    for _ in 0..100 {
+        scene.say(Input::Told { by: None, learnt: 0 });
+    }
+    assert_eq!(scene.walk.bound(scene.walk.level), scene.walk.limits.longest_wait);
+    assert!(scene.walk.level < 32);
+}
+
+#[test]
+fn no_wait_is_bounded_by_less_than_the_pause() {
+    let mut scene = Scene::new(&[1]);
+    scene.walk.limits.pause = Duration::from_secs(1);
+    let bounds = [0, 1, 6, 7].map(|level| scene.walk.bound(level).as_millis());
+    assert_eq!(bounds, [1000, 1000, 1600, 3200]);
 }
 
 #[test]

@@ -46,6 +46,10 @@ mod saying;
 
 use exchanges::Running;
 
+/// The longest pause between two visits while there is news, of all walkers but one: they are there for when that one waits for a slow peer. Without it they would open twice
+/// the sessions while a node gets to know its network.
+const PAUSE_OF_OTHERS: Duration = Duration::from_secs(1);
+
 /// How often walkers are woken since the app looks for somebody: who looks asks again and again.
 const SOUGHT_RATE: Rate = Rate::new(1, Duration::from_secs(10));
 
@@ -136,6 +140,8 @@ pub(crate) struct DiscoveryState {
     me: ActorRef<DiscoveryMessage>,
     context: Arc<Context>,
     walkers: HashMap<ActorId, Watched<WalkerMessage>>,
+    /// The one that makes no pauses of [`PAUSE_OF_OTHERS`], as long as it is among them.
+    first_walker: Option<ActorId>,
     /// How often all walkers were woken.
     wakes: u64,
     announcer: Option<Watched<AnnouncerMessage>>,
@@ -215,6 +221,7 @@ impl Discovery {
         let mut state = DiscoveryState {
             me: myself,
             walkers: HashMap::new(),
+            first_walker: None,
             wakes: 0,
             announcer: None,
             // One that is restarted while the node drains says nothing more.
@@ -442,9 +449,17 @@ impl DiscoveryState {
         }
         let (context, discovery) = (Arc::clone(&self.context), self.me.clone());
         let pulse = Arc::new(Pulse::default());
-        let arguments = WalkerArguments { context, discovery, pulse: Arc::clone(&pulse) };
+        let mut limits = context.limits.walk.clone();
+        let has_first = self.first_walker.is_some_and(|first| self.walkers.contains_key(&first));
+        if has_first {
+            limits.pause = limits.pause.max(PAUSE_OF_OTHERS);
+        }
+        let arguments = WalkerArguments { context, discovery, limits, pulse: Arc::clone(&pulse) };
         match supervision::start(Walker, arguments, self.me.get_cell()).await {
             Ok(walker) => {
+                if !has_first {
+                    self.first_walker = Some(walker.get_id());
+                }
                 self.walkers.insert(walker.get_id(), Watched::new(walker, pulse));
                 self.count_running();
                 Ok(())

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use iroh::EndpointId;
 use kinfolk_core::code::Code;
-use kinfolk_core::walk::{Input, Output, View, Visit, Wake, Walk};
+use kinfolk_core::walk::{Input, Output, View, Visit, Wake, Walk, WalkLimits};
 use ractor::{ActorProcessingErr, ActorRef};
 use tokio::sync::{Notify, watch};
 
@@ -32,6 +32,7 @@ pub(crate) struct WalkerArguments {
     pub(crate) context: Arc<Context>,
     /// The Discovery that started it, and no later one, runs its visits.
     pub(crate) discovery: ActorRef<DiscoveryMessage>,
+    pub(crate) limits: WalkLimits,
     pub(crate) pulse: Arc<Pulse>,
 }
 
@@ -41,7 +42,8 @@ pub(crate) enum WalkerMessage {
     Wake(Wake),
     /// Its visit is over.
     Visited(EndpointId, Visited),
-    /// An exchange that was no visit of its own, or one that failed, has taught so many records; and who opened it, if it went well.
+    /// An exchange that was no visit of its own, or one that failed, has taught so many records; and who opened it, if it went well. Nobody and nothing: a visit of another
+    /// walker, in vain.
     Told(Option<EndpointId>, usize),
     /// It is time for its next step.
     Tick,
@@ -102,9 +104,9 @@ impl Walker {
         myself: ActorRef<WalkerMessage>,
         arguments: WalkerArguments,
     ) -> Result<WalkerState, ActorProcessingErr> {
-        let WalkerArguments { context, discovery, pulse } = arguments;
+        let WalkerArguments { context, discovery, limits, pulse } = arguments;
         here!(context, Point::WalkerPreStart).pass().await?;
-        let walk = Walk::new(context.id, context.limits.walk.clone(), rand::random());
+        let walk = Walk::new(context.id, limits, rand::random());
         let alarm = watch::Sender::new(None);
         let ticked = Arc::new(Notify::new());
         let here = here!(context, Point::WalkerClock);

@@ -254,10 +254,11 @@ impl DiscoveryState {
         };
         let learnt = report.map_or(0, |report| report.learnt);
         let caller = (direction == Direction::Inbound && error.is_none()).then_some(peer);
+        let is_visit = error.is_none() && !walkers.is_empty();
         for (id, walker) in &self.walkers {
             // Whose visit it was knows already; but one whose visit failed hears of what came before as of any other news.
-            let has_heard = error.is_none() && walkers.contains(id);
-            if caller.is_some() || (learnt > 0 && !has_heard) {
+            let has_heard = is_visit && walkers.contains(id);
+            if caller.is_some() || ((learnt > 0 || is_visit) && !has_heard) {
                 walker.tell(WalkerMessage::Told(caller, learnt));
             }
             // This one has told the peer nothing of what it was woken for.
