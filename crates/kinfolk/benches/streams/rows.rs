@@ -7,7 +7,7 @@ use kinfolk_bench_probe as probe;
 use crate::blob::Blob;
 use crate::raw::Raw;
 use crate::stats::{Spread, Target, median, micros, percentile};
-use crate::typed::Typed;
+use crate::typed::{Echo, Typed};
 use crate::{Flavour, Options};
 
 /// Consumers of the fan-out.
@@ -21,17 +21,20 @@ enum Row {
     Lone,
     /// The same, to one way alone.
     OneWay,
+    /// Half of what a lone item needs there and back, to half of a ping-pong.
+    Echo,
     Fan,
     First,
 }
 
 impl Row {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Items(64),
         Self::Items(1024),
         Self::Items(64 * 1024),
         Self::Lone,
         Self::OneWay,
+        Self::Echo,
         Self::Fan,
         Self::First,
     ];
@@ -41,6 +44,7 @@ impl Row {
             Self::Items(size) => format!("items {size}"),
             Self::Lone => "lone 64".to_owned(),
             Self::OneWay => "one way 64".to_owned(),
+            Self::Echo => "echo 64".to_owned(),
             Self::Fan => format!("fan {FAN} x 1024"),
             Self::First => "first".to_owned(),
         }
@@ -50,7 +54,7 @@ impl Row {
         match self {
             Self::Items(_) => "k/s",
             Self::Fan => "CPU µs",
-            Self::Lone | Self::OneWay | Self::First => "µs",
+            Self::Lone | Self::OneWay | Self::Echo | Self::First => "µs",
         }
     }
 
@@ -59,7 +63,7 @@ impl Row {
             Self::Items(64) => Target::AtLeast(0.50),
             Self::Items(1024) => Target::AtLeast(0.85),
             Self::Items(_) => Target::AtLeast(0.95),
-            Self::Lone | Self::OneWay => Target::AtMost(1.10),
+            Self::Lone | Self::OneWay | Self::Echo => Target::AtMost(1.10),
             Self::Fan => Target::AtMost(1.20),
             Self::First => Target::AtMost(2.00),
         }
@@ -73,7 +77,7 @@ impl Row {
         Blob::new(match self {
             Self::Items(size) => size,
             Self::Fan => 1024,
-            Self::Lone | Self::OneWay | Self::First => 64,
+            Self::Lone | Self::OneWay | Self::Echo | Self::First => 64,
         })
     }
 
@@ -84,7 +88,7 @@ impl Row {
             Self::Items(1024) => (10, 20_000),
             Self::Items(_) => (10, 400),
             Self::Fan => (6, 1000),
-            Self::Lone | Self::OneWay => (20, 200),
+            Self::Lone | Self::OneWay | Self::Echo => (20, 200),
             Self::First => (20, 20),
         };
         (if quick { slices.div_ceil(5) } else { slices }, operations)
@@ -95,13 +99,16 @@ impl Row {
         match self {
             Self::Items(_) => run.operations as f64 / run.elapsed.as_secs_f64() / 1e3,
             Self::Fan => run.cpu_per_operation(),
-            Self::Lone | Self::OneWay | Self::First => micros(percentile(&mut run.samples, 0.5)),
+            Self::Lone | Self::OneWay | Self::Echo | Self::First => {
+                micros(percentile(&mut run.samples, 0.5))
+            }
         }
     }
 }
 
 enum Side {
     Typed(Typed),
+    Echo(Echo),
     Raw(Raw),
 }
 
@@ -122,12 +129,14 @@ impl Run {
             self.elapsed += match side {
                 Side::Typed(typed) => typed.push(&blob, operations).await,
                 Side::Raw(raw) => raw.push(&blob, operations).await,
+                Side::Echo(_) => unreachable!("it has a row of its own"),
             };
         } else {
             for _ in 0..operations {
                 let took = match (row, &mut *side) {
                     (Row::Lone | Row::OneWay, Side::Typed(typed)) => typed.lone(&blob).await,
-                    (Row::Lone, Side::Raw(raw)) => raw.lone(&blob).await,
+                    (_, Side::Echo(echo)) => echo.half(&blob).await,
+                    (Row::Lone | Row::Echo, Side::Raw(raw)) => raw.lone(&blob).await,
                     (Row::OneWay, Side::Raw(raw)) => raw.one_way(&blob).await,
                     (_, Side::Typed(typed)) => typed.first().await,
                     (_, Side::Raw(raw)) => raw.first().await,
@@ -174,7 +183,10 @@ pub fn run(options: &Options, flavour: Flavour) {
 }
 
 async fn measure(options: Options, row: Row) {
-    let mut typed = Side::Typed(Typed::start(row.consumers()).await);
+    let mut typed = match row {
+        Row::Echo => Side::Echo(Echo::start().await),
+        _ => Side::Typed(Typed::start(row.consumers()).await),
+    };
     let mut raw = Side::Raw(Raw::start(row.consumers()).await);
     if row == Row::First {
         // There has to be one.
@@ -188,6 +200,7 @@ async fn measure(options: Options, row: Row) {
     for side in [typed, raw] {
         match side {
             Side::Typed(typed) => typed.shut_down().await,
+            Side::Echo(echo) => echo.shut_down().await,
             Side::Raw(raw) => raw.shut_down().await,
         }
     }

@@ -3,10 +3,14 @@
 use std::time::{Duration, Instant};
 
 use kinfolk::{Consumer, EndpointAddr, Limits, Node, Producer, Received};
+use tokio::task::JoinHandle;
 
 use crate::blob::Blob;
 
 const STREAM: &str = "blobs";
+
+/// What comes back.
+const ECHOES: &str = "echoes";
 
 /// The default limits, without those that many consumers of one node run into.
 pub fn limits() -> Limits {
@@ -45,6 +49,48 @@ pub struct Typed {
     nodes: [Node; 2],
     producer: Producer<Blob>,
     consumers: Vec<Consumer<Blob>>,
+}
+
+/// Both ends, each with a producer: what one sends comes back from the other.
+pub struct Echo {
+    typed: Typed,
+    echoes: Consumer<Blob>,
+    echoing: JoinHandle<()>,
+}
+
+impl Echo {
+    /// Starts both ends and waits until each is subscribed to the other.
+    pub async fn start() -> Self {
+        let mut typed = Typed::start(1).await;
+        let [there, here] = &typed.nodes;
+        let back = here.producer(ECHOES).await.unwrap();
+        let echoes = there.consumer(ECHOES).await.unwrap();
+        back.when_subscribed(1).await.unwrap();
+        let mut consumer = typed.consumers.remove(0);
+        let echoing = tokio::spawn(async move {
+            while let Some(received) = consumer.recv().await {
+                if let Received::Item { item, .. } = received {
+                    back.send(&item).await.unwrap();
+                }
+            }
+        });
+        Self { typed, echoes, echoing }
+    }
+
+    /// Ends both ends.
+    pub async fn shut_down(self) {
+        self.echoing.abort();
+        drop(self.echoes);
+        self.typed.shut_down().await;
+    }
+
+    /// Half of what an item needs there and back.
+    pub async fn half(&mut self, blob: &Blob) -> Duration {
+        let start = Instant::now();
+        self.typed.producer.send(blob).await.unwrap();
+        item(&mut self.echoes).await;
+        start.elapsed() / 2
+    }
 }
 
 impl Typed {

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context as TaskContext, Poll, ready};
+use std::task::{Context as TaskContext, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -254,11 +254,14 @@ struct Waiting<'a, T> {
 impl<T: Item> Waiting<'_, T> {
     fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Option<Received<T>>> {
         let consumer = &mut *self.consumer;
-        if let Poll::Ready(received) = consumer.poll_received(cx) {
+        // What it puts in by itself is not to wake it: it would be run once more for nothing, by another worker if there is one.
+        let quiet = &mut TaskContext::from_waker(Waker::noop());
+        if let Poll::Ready(received) = consumer.poll_received(quiet) {
             return Poll::Ready(received);
         }
         consumer.reads = true;
-        if consumer.inlet.read_by_app(cx) { consumer.poll_received(cx) } else { Poll::Pending }
+        consumer.inlet.read_by_app(cx);
+        consumer.poll_received(cx)
     }
 }
 

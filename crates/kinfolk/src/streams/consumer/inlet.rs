@@ -335,19 +335,17 @@ impl Inlet {
         OpenTap { inlet: Arc::clone(self), tap: Arc::clone(tap) }
     }
 
-    /// Has the app read what there is, if its sources are few; whether it has put something in. While there is nothing, the app is woken when there is, until
+    /// Has the app read what there is and put it in, if its sources are few. While there is nothing, the app is woken when there is, until
     /// [`Inlet::give_back`].
-    pub(crate) fn read_by_app(&self, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn read_by_app(&self, cx: &mut Context<'_>) {
         let taps = lock(&self.taps);
         if taps.len() > FEW {
             taps.iter().for_each(|(_, tap)| tap.give_back());
-            return false;
+            return;
         }
-        let mut has_read = false;
         for (flow, tap) in taps.iter() {
-            has_read |= tap.read_by_app(cx, |found| self.put_at_once(flow, found));
+            tap.read_by_app(cx, |found| self.put_at_once(flow, found));
         }
-        has_read
     }
 
     /// The app reads no more by itself.

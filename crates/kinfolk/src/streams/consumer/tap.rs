@@ -131,25 +131,23 @@ impl Tap {
         Poll::Ready(found)
     }
 
-    /// Lets the app take what is next, unless the receiver has something in its hands; whether it could put it where it reads from. From then on the app is woken when
+    /// Lets the app take what is next and put it where it reads from, unless the receiver has something in its hands. From then on the app is woken when
     /// there is more, until [`Tap::give_back`]. What is there behind that already, and what `put` does not take, is the receiver's.
     pub(crate) fn read_by_app(
         &self,
         cx: &mut Context<'_>,
         put: impl FnOnce(Found) -> Result<(), Found>,
-    ) -> bool {
+    ) {
         let mut state = lock(&self.state);
         if state.reader == Reader::Receiver {
-            return false;
+            return;
         }
         state.reader = Reader::App;
         self.bell.wakes(Some(cx.waker().clone()));
         let waker = Waker::from(Arc::clone(&self.bell));
         let cx = &mut Context::from_waker(&waker);
-        let Poll::Ready(first) = state.poll_found(cx) else { return false };
-        let put = put(first);
-        let has_put = put.is_ok();
-        let left = match put {
+        let Poll::Ready(first) = state.poll_found(cx) else { return };
+        let left = match put(first) {
             // Looked for at once, so that QUIC knows whom to wake when nobody does any more.
             Ok(()) => state.poll_found(cx),
             Err(left) => Poll::Ready(left),
@@ -161,7 +159,6 @@ impl Tap {
             self.bell.wakes(None);
             self.bell.receiver.notify_one();
         }
-        has_put
     }
 
     /// The app reads no more: what comes next wakes the receiver.
