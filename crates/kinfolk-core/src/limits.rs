@@ -88,11 +88,11 @@ pub struct Limits {
     /// that blocks its thread for so long may keep a part from answering.
     pub unresponsive: Duration,
 
-    /// A silent connection counts as dead after this time; iroh's 30 s is too slow to fail over.
+    /// A silent connection counts as dead after this time, counted from the first that was sent since the last that came; iroh's 30 s is too slow to fail over.
     pub idle_timeout: Duration,
-    /// Interval between signs of life; iroh takes 5 s at most. The default is half the idle timeout: QUIC sends again what is not acknowledged, at first within a few round
-    /// trips and then ever more rarely, so that several may be lost. Those of the side that has dialled are
-    /// acknowledged, so that the other side, if it has no relay, sends its own only where none came for half as long again.
+    /// Interval between signs of life; iroh takes 5 s at most. QUIC probes for an acknowledgement that does not come, at first within some round trips and then ever more rarely, so that with
+    /// the default, 4 s, about a dozen may be lost before the idle timeout. Those of the side that has dialled are acknowledged, so that the other side, if it has no relay, sends its own only where none
+    /// came for half as long again, or for 5 s.
     pub keep_alive: Duration,
     /// Bidirectional streams that a peer may have open at once. iroh's 100 caps concurrent calls.
     pub streams_per_peer: u32,
@@ -186,7 +186,7 @@ impl Default for Limits {
             quarantine: Duration::from_secs(600),
             unresponsive: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(10),
-            keep_alive: Duration::from_secs(5),
+            keep_alive: Duration::from_secs(4),
             streams_per_peer: 1024,
             stream_window: 1_250_000,
             connection_window: 8 * 1024 * 1024,

@@ -39,9 +39,9 @@
 //! comes to visit about as often as there is something new. The wait is uniform below its bound. What a peer took from us does
 //! not count: we cannot know that it did, and a record that it refuses is offered to it each time.
 //!
-//! The walks of a node slow down together: a visit of one that brings nothing doubles the bounds of the others too. Two that did not would cost
-//! a network at rest twice as much and learn the same. But visits that fail slow down nobody else, nor do exchanges that others begin: whoever calls with nothing
-//! to tell keeps no walk from looking elsewhere.
+//! The walks of a node slow down together: a visit of one that brings nothing doubles the bounds of the others too. Walks that did not would cost
+//! a network at rest once more for each of them, and learn the same. But no other walk is slowed down by visits that fail or are refused, by exchanges that others begin, nor by visits to peers
+//! that have shown up: strangers call as often as they like.
 //!
 //! A wake-up ends the wait, and one that comes during a visit is kept until it is over. Nobody is visited twice within
 //! [`WalkLimits::revisit`] but by a wake-up. However much news there is, visits are no more than [`WalkLimits::visits`].
@@ -285,6 +285,12 @@ impl Walk {
         }
     }
 
+    /// Whether the peer that is being visited is the walk's own choice, and none that has shown up.
+    #[must_use]
+    pub const fn has_chosen(&self) -> bool {
+        !self.was_hinted
+    }
+
     /// Peers that have shown up and got no visit of their own: too many waited, or their address was hearsay and no such visit
     /// might fail.
     #[must_use]
@@ -517,7 +523,7 @@ impl Walk {
     /// Whether neighbours are preferred: while one visit follows the other, so that no crowd of sessions is opened at once, and
     /// once the walk has met enough others.
     fn stays_with_neighbours(&self, look: Look<'_>) -> bool {
-        let is_busy = self.bound(self.level) < BUSY;
+        let is_busy = self.doubled() < BUSY;
         self.first == 0 && !look.view.neighbours.is_empty() && (is_busy || look.is_settled)
     }
 
@@ -599,7 +605,7 @@ impl Walk {
 
     /// Doubles the bound of the wait, unless it is the longest already.
     fn slow_down(&mut self) {
-        if self.bound(self.level) < self.limits.longest_wait {
+        if self.doubled() < self.limits.longest_wait {
             self.level = self.level.saturating_add(1);
         }
     }
@@ -609,20 +615,17 @@ impl Walk {
         self.level = if is_much(learnt, view) { 0 } else { self.level.saturating_sub(1) };
     }
 
-    fn bound(&self, level: u32) -> Duration {
-        let doublings = level.saturating_sub(1);
+    /// The bound of the wait, as far as news and visits without it make it.
+    fn doubled(&self) -> Duration {
+        let Some(doublings) = self.level.checked_sub(1) else { return Duration::ZERO };
         let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
-        let bound = if level == 0 {
-            self.limits.pause
-        } else {
-            self.limits.first_wait.saturating_mul(factor)
-        };
-        bound.max(self.limits.pause).min(self.limits.longest_wait)
+        self.limits.first_wait.saturating_mul(factor).min(self.limits.longest_wait)
     }
 
     fn draw_wait(&mut self, view: View<'_>) -> Duration {
         let most = if view.known.is_empty() { ALONE_MAX } else { Duration::MAX };
-        self.draw(self.bound(self.level).min(most))
+        let bound = self.doubled().max(self.limits.pause).min(self.limits.longest_wait);
+        self.draw(bound.min(most))
     }
 
     /// A random time up to this one.

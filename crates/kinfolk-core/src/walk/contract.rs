@@ -62,7 +62,7 @@ pub enum Input<'a> {
         visit: Visit<'a>,
     },
     /// An exchange is over that was no visit of this walk, or a visit that failed. If nobody began it and nothing was learnt, it was a visit of another walk of this
-    /// node, to its end and in vain.
+    /// node, of that one's own choice, to its end and in vain.
     Told {
         /// The peer that began it, if it went to its end or to its bound: there is no reason to visit it as well.
         by: Option<EndpointId>,

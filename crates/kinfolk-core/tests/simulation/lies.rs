@@ -222,6 +222,6 @@ fn a_walker_that_restarts_among_lies_meets_an_honest_peer_within_half_a_minute()
         lost += u32::from(!found);
     }
     println!("{lost} of {seeds} walkers had met nobody after 30 s");
-    // Of two walkers of one node, which choose independently, both fail in at most one of a thousand.
+    // Of two walkers of one node, which choose independently, both fail in at most one of a thousand: visits that fail slow down no other walker.
     assert!(f64::from(lost) / f64::from(seeds) < 0.001_f64.sqrt(), "{lost} of {seeds}");
 }

@@ -24,7 +24,7 @@ fn transport(limits: &Limits, keep_alive: Duration) -> QuicTransportConfig {
         .send_window(limits.send_window)
         .max_idle_timeout(IdleTimeout::try_from(limits.idle_timeout).ok())
         .keep_alive_interval(keep_alive)
-        .default_path_keep_alive_interval(keep_alive)
+        .default_path_keep_alive_interval(keep_alive.min(Duration::from_secs(5)))
         .build()
 }
 

@@ -86,8 +86,8 @@ pub(crate) enum DiscoveryMessage {
     NetworkNews,
     /// A peer has opened an exchange.
     Answer(Incoming),
-    /// A walker wants to visit a peer.
-    Visit { walker: ActorId, peer: EndpointId },
+    /// A walker wants to visit a peer, of its own choice or one that has shown up.
+    Visit { walker: ActorId, peer: EndpointId, is_choice: bool },
     /// The app wants to exchange catalogs with a peer.
     Sync(EndpointId, ExchangeReply),
     /// There are peers in the catalog that were not.
@@ -334,7 +334,7 @@ impl DiscoveryState {
                 self.wake(Wake::Online);
             }
             M::Answer(stream) => self.answer(stream).await,
-            M::Visit { walker, peer } => self.visit(walker, peer).await,
+            M::Visit { walker, peer, is_choice } => self.visit(walker, peer, is_choice).await,
             M::Sync(peer, reply) => self.sync(peer, reply).await,
             M::Found => self.found(),
             M::ErrandOver(link) => self.let_go(link),

@@ -43,7 +43,7 @@ pub(crate) enum WalkerMessage {
     /// Its visit is over.
     Visited(EndpointId, Visited),
     /// An exchange that was no visit of its own, or one that failed, has taught so many records; and who opened it, if it went well. Nobody and nothing: a visit of another
-    /// walker, in vain.
+    /// walker's own choice, in vain.
     Told(Option<EndpointId>, usize),
     /// It is time for its next step.
     Tick,
@@ -176,9 +176,10 @@ impl WalkerState {
         let mut outputs = Vec::new();
         self.walk.handle(Instant::now(), input, view, &mut outputs);
         for Output::Visit(peer) in outputs {
-            let walker = self.me.get_id();
+            let (walker, is_choice) = (self.me.get_id(), self.walk.has_chosen());
             // A Discovery that is gone takes this walker with it.
-            let _ = self.discovery.send_message(DiscoveryMessage::Visit { walker, peer });
+            let visit = DiscoveryMessage::Visit { walker, peer, is_choice };
+            let _ = self.discovery.send_message(visit);
         }
         while self.unvisited < self.walk.dropped_hints() {
             self.unvisited = self.unvisited.saturating_add(1);

@@ -14,7 +14,7 @@ const PATH_KEEP_ALIVE_MAX: Duration = Duration::from_secs(5);
 /// The parameters of the side that accepts.
 ///
 /// The dialler's signs of life are acknowledged, which tells either side that the other is there and keeps both NATs open. Its own are due
-/// half an interval later, where none came: at the same interval they would cross each time, as each restarts the clocks of both.
+/// half an interval later or after the longest that a path may have, where none came: at the same interval they would cross each time, as each restarts the clocks of both.
 ///
 /// Not where a relay may be a second path, in reserve: what comes there is acknowledged on the path in use, so that each needs the other's signs of life
 /// to know that it is alive.
@@ -90,5 +90,12 @@ mod tests {
         assert_eq!(second_interval(ms(3000), ms(10_000)), ms(4500));
         assert_eq!(second_interval(ms(8000), ms(10_000)), ms(9000));
         assert_eq!(second_interval(ms(9999), ms(10_000)), ms(9999) + ms(1) / 2);
+    }
+
+    #[test]
+    fn by_default_it_is_the_dialler_alone_that_speaks_on_a_path_at_rest() {
+        let Limits { keep_alive, idle_timeout, .. } = Limits::default();
+        let second = second_interval(keep_alive, idle_timeout).min(PATH_KEEP_ALIVE_MAX);
+        assert!(second >= keep_alive + Duration::from_secs(1), "{second:?} after {keep_alive:?}");
     }
 }

@@ -115,6 +115,7 @@ impl Joins {
         let draws = is_new && known > MERGERS && neighbours >= FEW_NEIGHBOURS;
         if draws && !self.found.is_empty() && rng.random_range(0..known) >= MERGERS {
             self.found.clear();
+            self.is_eager = false;
             self.pause(now, rng);
         }
     }
@@ -199,7 +200,6 @@ mod tests {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
         let start = Instant::now();
         let mut joins = Joins::new(start);
-        joins.is_eager = false;
         let mut draws = 0;
         for second in 11..=40 {
             let now = start + second * SECOND;

@@ -50,6 +50,8 @@ pub(super) struct Wanted {
     wakes: u64,
     /// The walkers that visit the peer by it.
     pub(super) walkers: Vec<ActorId>,
+    /// Those of them that have chosen the peer by themselves.
+    choosers: Vec<ActorId>,
     /// Those of them that may have been woken after it began.
     late: Vec<ActorId>,
     pub(super) waiting: Vec<ExchangeReply>,
@@ -77,7 +79,7 @@ impl DiscoveryState {
         }
     }
 
-    pub(super) async fn visit(&mut self, walker: ActorId, peer: EndpointId) {
+    pub(super) async fn visit(&mut self, walker: ActorId, peer: EndpointId, is_choice: bool) {
         if self.has_departed {
             return;
         }
@@ -97,6 +99,9 @@ impl DiscoveryState {
                 self.count_running();
             }
             None => self.start_exchange(peer, Role::Initiator, Some(walker), None).await,
+        }
+        if let Some(wanted) = self.under_way(peer).filter(|_| is_choice) {
+            wanted.choosers.push(walker);
         }
     }
 
@@ -180,8 +185,9 @@ impl DiscoveryState {
         let exchange = Exchange { context: Arc::clone(&self.context), peer, role };
         let started = job::start(exchange, self.me.get_cell()).await;
         let (walkers, waiting) = (walker.into_iter().collect(), reply.into_iter().collect());
-        let late = Vec::new();
-        let wanted = Wanted { peer, direction, wakes: self.wakes, walkers, late, waiting };
+        let (choosers, late) = (Vec::new(), Vec::new());
+        let wanted =
+            Wanted { peer, direction, wakes: self.wakes, walkers, choosers, late, waiting };
         match started {
             Ok(actor) => {
                 let now = Instant::now();
@@ -235,7 +241,7 @@ impl DiscoveryState {
         wanted: Wanted,
         result: Result<Exchanged, ExchangeError>,
     ) {
-        let Wanted { peer, direction, walkers, late, waiting, .. } = wanted;
+        let Wanted { peer, direction, walkers, choosers, late, waiting, .. } = wanted;
         let name = match &result {
             Ok(Exchanged { error: Some(error), .. }) | Err(error) => error.name(),
             Ok(exchanged) if exchanged.report.is_complete => "complete",
@@ -254,11 +260,12 @@ impl DiscoveryState {
         };
         let learnt = report.map_or(0, |report| report.learnt);
         let caller = (direction == Direction::Inbound && error.is_none()).then_some(peer);
-        let is_visit = error.is_none() && !walkers.is_empty();
+        let is_choice = choosers.iter().any(|walker| self.walkers.contains_key(walker));
+        let tells = learnt > 0 || (is_choice && error.is_none());
         for (id, walker) in &self.walkers {
             // Whose visit it was knows already; but one whose visit failed hears of what came before as of any other news.
-            let has_heard = is_visit && walkers.contains(id);
-            if caller.is_some() || ((learnt > 0 || is_visit) && !has_heard) {
+            let has_heard = error.is_none() && walkers.contains(id);
+            if caller.is_some() || (tells && !has_heard) {
                 walker.tell(WalkerMessage::Told(caller, learnt));
             }
             // This one has told the peer nothing of what it was woken for.
