@@ -22,6 +22,9 @@ use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(10);
 
+/// How late a busy machine may be.
+const SLACK: Duration = Duration::from_secs(4);
+
 const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
@@ -160,7 +163,9 @@ async fn a_peer_that_died_without_a_word_is_lost_after_the_idle_timeout_and_foun
     let reason = down(&mut status).await;
     assert_eq!(reason, Some(DownReason::Ended(LinkEnd::Lost)));
     let limits = quick_limits();
-    assert!(died.elapsed() < limits.idle_timeout + ms(1000), "{:?}", died.elapsed());
+    // It counts from the first sign of life that has no answer.
+    let latest = limits.idle_timeout + limits.keep_alive + SLACK;
+    assert!(died.elapsed() < latest, "{:?}", died.elapsed());
 
     let bob = serving(builder_at(2, address)).await;
     let asked = alice.call::<_, u64>(bob.id(), NEXT, &2_u64);
@@ -250,7 +255,7 @@ async fn a_dial_that_nobody_answers_fails_at_its_deadline_and_the_waiter_learns_
 
 #[tokio::test]
 async fn a_peer_that_never_welcomes_is_closed_with_a_code_and_the_waiter_learns_the_cause() {
-    let alice = node_with(1, |limits| limits.hello_deadline = ms(300)).await;
+    let alice = node_with(1, |limits| limits.hello_deadline = ms(1000)).await;
     let mut host = Host::bind(2).await;
     let mut log = EventLog::of(&alice).await;
     let _hold = alice.hold(host.addr());
@@ -259,7 +264,7 @@ async fn a_peer_that_never_welcomes_is_closed_with_a_code_and_the_waiter_learns_
     log.next(SOON, "the first failure", is_dial_failure).await;
 
     // It cuts the first backoff short; the second one is longer than its deadline.
-    let options = Options::new().deadline(ms(1800));
+    let options = Options::new().deadline(ms(2300));
     let opened = alice.open_with(host.addr(), ECHO, options);
     let opened = within(SOON, "an outcome", opened).await;
     let cause = Some(LinkEnd::Closed(Code::HelloTimeout));
@@ -314,7 +319,8 @@ async fn a_link_in_a_partition_is_lost_after_the_idle_timeout() {
     pair.partition();
     assert_eq!(down(&mut status).await, Some(DownReason::Ended(LinkEnd::Lost)));
     let took = start.elapsed();
-    assert!(took < quick_limits().idle_timeout + ms(1000), "{took:?}");
+    let limits = quick_limits();
+    assert!(took < limits.idle_timeout + limits.keep_alive + SLACK, "{took:?}");
 }
 
 #[tokio::test]
@@ -397,11 +403,11 @@ async fn a_link_that_is_used_again_and_again_outlives_the_linger_time() {
 
 #[tokio::test]
 async fn a_hold_keeps_the_link_open_at_both_sides_until_it_is_dropped() {
-    let brief = |limits: &mut kinfolk::Limits| limits.linger = ms(300);
+    let brief = |limits: &mut kinfolk::Limits| limits.linger = ms(1000);
     let (alice, bob) = (node_with(1, brief).await, node_with(2, brief).await);
     let hold = held(&alice, &bob).await;
     let mut status = watching(&alice, bob.id()).await;
-    timeout(ms(1200), down(&mut status)).await.expect_err("the hold keeps the link");
+    timeout(ms(3000), down(&mut status)).await.expect_err("the hold keeps the link");
     assert_eq!(hold.outcome(), None);
     drop(hold);
     let reason = down(&mut status).await;
@@ -468,12 +474,14 @@ async fn all_that_waits_for_a_peer_shares_its_backoff_and_cuts_it_short_once() {
     assert_eq!(ends, vec![Err(OpenError::TimedOut { cause }); 50]);
     // The second delay is at least two and a half seconds.
     assert_eq!(alice.metrics().await.expect("up").dials_started, 2);
-    assert_eq!(why(&alice, nobody.as_if(99).id).await.attempts, 2);
+    // That dial may end just after the opens.
+    eventually(SOON, "its end", async || why(&alice, nobody.as_if(99).id).await.attempts == 2)
+        .await;
 }
 
 #[tokio::test]
 async fn news_of_an_address_end_the_backoff() {
-    let alice = node_with(1, |limits| limits.dial_deadline = ms(150)).await;
+    let alice = node_with(1, |limits| limits.dial_deadline = ms(1000)).await;
     let (bob, nobody) = (node(2).await, Nobody::bind());
     alice.add_address(nobody.as_if(2)).expect("an address");
     let _hold = alice.hold(bob.id());

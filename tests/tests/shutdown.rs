@@ -1,7 +1,7 @@
 //! Shutdown over real QUIC: it ends in time whatever is under way, accounts for every intent, and leaves nothing behind.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kinfolk::error::{AddressError, CallError, NodeClosed, OpenError, ServeError, StreamError};
 use kinfolk::fault::{Crash, Victim};
@@ -321,7 +321,9 @@ async fn a_consumer_that_reads_nothing_delays_the_shutdown_of_its_producer_to_th
     let (alice, bob) = (discovering(1, drain).await, discovering(2, drain).await);
     let (out, at_bob) = stream(&alice, &bob, "out", 1).await;
     fill(&out).await;
+    let begun = Instant::now();
     shut_down(&alice, drain + AT_ONCE).await;
+    assert!(begun.elapsed() >= drain, "{:?}", begun.elapsed());
     drop(at_bob);
 }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use kinfolk::error::{OpenError, StreamError};
 use kinfolk::{
-    Code, EndpointAddr, Metrics, NodeEvent, ProtocolName, Removal, SecretKey, Service, Topic,
+    Code, Direction, EndpointAddr, Metrics, NodeEvent, ProtocolName, Removal, SecretKey, Service,
+    Topic,
 };
 use kinfolk_core::wire::Answer;
 use kinfolk_tests::support::events::EventLog;
@@ -219,7 +220,10 @@ async fn a_banned_peer_is_forgotten_and_not_visited_while_the_ban_lasts() {
     // Whatever wakes the walkers, they leave him alone. Visits that had begun, his and theirs, began before that exchange.
     let mut log = EventLog::of(&hub).await;
     hub.join_topic(Topic::from_name("here")).expect("room for it");
-    let again = |event: &NodeEvent| matches!(event, NodeEvent::ExchangeStarted { peer, .. } if *peer == alice.id());
+    let again = |event: &NodeEvent| {
+        let visit = (alice.id(), Direction::Outbound);
+        matches!(event, NodeEvent::ExchangeStarted { peer, direction } if (*peer, *direction) == visit)
+    };
     log.next(SOON, "a walker visits alice", again).await;
     assert!(!knows(&hub, bob.id()));
     let visited = |event: &NodeEvent| match event {

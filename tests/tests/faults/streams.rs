@@ -213,7 +213,7 @@ async fn a_ticket_that_comes_while_the_old_one_expires_is_presented_by_the_next_
         let looks = Arc::clone(&looks);
         async move {
             if &*ticket == b"old" {
-                return TicketVerdict::ValidFor(Duration::from_millis(700));
+                return TicketVerdict::ValidFor(Duration::from_secs(3));
             }
             // Too late for the subscription by which it was presented first.
             if looks.fetch_add(1, Ordering::Relaxed) == 0 {
@@ -223,9 +223,9 @@ async fn a_ticket_that_comes_while_the_old_one_expires_is_presented_by_the_next_
         }
     });
     let producer = producer.await.expect("a producer");
+    let mut events = EventLog::of(&alice).await;
     let mut consumer = dave.consumer::<Number>(NAME).ticket(&b"old"[..]).await.expect("a consumer");
     within(SOON, "dave", producer.when_subscribed(1)).await.expect("up");
-    let mut events = EventLog::of(&alice).await;
     consumer.set_ticket(&b"new"[..]).expect("a ticket");
     let expired = |event: &NodeEvent| {
         let end = FeedEnd::Ended(StreamEnd::TicketExpired);

@@ -92,6 +92,11 @@ async fn without_a_provider_a_call_ends_at_its_deadline() {
     let bob = from(2, hub.addr()).await;
     serve(&bob, named(2).0).await;
     knows_of(&hub, 1).await;
+    // Who has no neighbour says farewell to nobody.
+    eventually(SOON, "neighbours", async || {
+        bob.metrics().await.expect("up").discovery.neighbours == 1
+    })
+    .await;
     // One that leaves is none any more, and this node itself never is.
     serve(&hub, named(1).0).await;
     bob.shutdown().await;

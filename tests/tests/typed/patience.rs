@@ -13,7 +13,7 @@ use crate::scene::{
 use crate::takers::{Consuming, answered, subscribe};
 
 /// For how long producers have patience here.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Waits until this consumer is disconnected as too slow, while something else goes on that has no end.
 async fn is_cut_off(log: &mut EventLog, peer: EndpointId, meanwhile: impl Future<Output = ()>) {
@@ -60,7 +60,7 @@ async fn a_consumer_that_takes_nothing_is_cut_off_where_the_app_cancels_its_send
     let sends = async {
         let mut n = 0;
         loop {
-            let sent = tokio::time::timeout(PATIENCE / 10, producer.send(&kibi(n))).await;
+            let sent = tokio::time::timeout(PATIENCE / 40, producer.send(&kibi(n))).await;
             n += u64::from(sent.is_ok());
         }
     };

@@ -109,7 +109,7 @@ async fn a_consumer_that_subscribes_a_thousand_times_while_it_is_refused_takes_n
     over([node, honest]).await;
 }
 
-/// A node with a producer that hangs while it starts, which is seen after a second, and somebody who asks meanwhile and may be kept waiting for so long.
+/// A node with a producer that hangs while it starts, three times, each of which is seen after a second, and somebody who asks meanwhile and may be kept waiting for so long.
 async fn asks_too_soon(
     patience: Duration,
 ) -> (Node, Producer<Tick>, Consuming, (SendStream, RecvStream)) {
@@ -117,7 +117,9 @@ async fn asks_too_soon(
     limits.header_deadline = patience;
     let node = discovering(1).limits(limits).faults(&faults).spawn().await.expect("it starts");
     let cheat = Consuming::at(&node, 77).await;
-    faults.arm(Point::ProducerPreStart, Crash::Never);
+    for _ in 0..3 {
+        faults.arm(Point::ProducerPreStart, Crash::Never);
+    }
     let producer = producer(&node).await;
     within(SOON, "the start", faults.struck(Point::ProducerPreStart)).await;
     let streams = cheat.asks(&[subscribe(1)]).await;
