@@ -140,7 +140,7 @@ pub struct Limits {
     /// How long a record of this node holds: a node that vanishes without a word is listed for as long. Renewed after a third to a half of it. Whole
     /// seconds, 3 s to [`Ttl::MAX`]; the default is [`Ttl::DEFAULT`].
     pub record_ttl: Duration,
-    /// Walkers. Two, so that one that waits for a slow peer does not keep the node from learning (a guess); all but one pause for up to a second between two visits.
+    /// Walkers. Two, so that one that waits for a slow peer does not keep the node from learning (a guess); all but one pause for up to a second between two visits. They slow down together: the more there are, the sooner all of them wait for long where visits bring nothing.
     pub walkers: usize,
     /// Exchanges that peers have opened and that run at once, one for each peer; each costs the memory of its messages, some 200 KiB. One that awaits nothing
     /// more from its peer is counted no more.

@@ -261,6 +261,38 @@ async fn who_asks_a_producer_that_hangs_waits_in_a_bounded_queue_and_more_are_to
 }
 
 #[tokio::test]
+async fn who_has_no_answer_when_the_producer_fails_is_counted_and_comes_again() {
+    let (alice, dave, faults) = two(limits()).await;
+    let looks = Arc::new(AtomicUsize::new(0));
+    let looking = Arc::clone(&looks);
+    let producer = alice.producer::<Number>(NAME).tickets(move |_, _| {
+        let looks = Arc::clone(&looking);
+        async move {
+            // Nobody knows what the first is worth while the producer fails.
+            if looks.fetch_add(1, Ordering::Relaxed) == 0 {
+                std::future::pending::<()>().await;
+            }
+            TicketVerdict::Valid
+        }
+    });
+    let producer = producer.await.expect("a producer");
+    let mut first = dave.consumer::<Number>(NAME).ticket(&b"one"[..]).await.expect("a consumer");
+    eventually(SOON, "the first look", async || looks.load(Ordering::Relaxed) == 1).await;
+    faults.arm(Point::ProducerAsked, Crash::Error);
+    let second = dave.consumer::<Number>(NAME).ticket(&b"two"[..]).await.expect("a consumer");
+    eventually(SOON, "the first is counted", async || {
+        let metrics = alice.metrics().await.expect("up");
+        metrics.streams.subscriptions_refused.get("restarting") == Some(&1)
+    })
+    .await;
+    within(2 * SOON, "both", producer.when_subscribed(2)).await.expect("up");
+    producer.send(&Number(7)).await.expect("sent");
+    assert_eq!(next(&mut first).await, (0, 7));
+    drop((producer, first, second));
+    over([alice, dave]).await;
+}
+
+#[tokio::test]
 async fn who_takes_nothing_holds_up_a_sender_no_longer_because_others_come_and_go() {
     let (alice, dave, _faults) = two(limits()).await;
     let mut log = EventLog::of(&alice).await;
