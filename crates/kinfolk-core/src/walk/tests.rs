@@ -547,7 +547,7 @@ fn no_wait_is_bounded_by_less_than_the_pause_and_the_bound_grows_all_the_same() 
         scene.walk.level = level;
         let (known, bootstrap) = (scene.catalog.known(), &scene.bootstrap);
         let is_connected = &|_: &EndpointId| false;
-        let view = View { known: &known, bootstrap, neighbours: &[], is_connected };
+        let view = View { known, bootstrap, neighbours: &[], is_connected };
         (0..200).map(|_| scene.walk.draw_wait(view)).max().unwrap()
     };
     for (level, bound) in [(0, 1000), (1, 1000), (5, 1000), (7, 3200)] {

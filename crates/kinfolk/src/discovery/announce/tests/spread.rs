@@ -67,6 +67,31 @@ fn forty_nodes_that_find_each_other_at_once_do_not_all_ask_each_other() {
     assert!(most <= 150, "{most}");
 }
 
+/// All are new, and draw lots before they ask those of the other part.
+#[test]
+fn a_few_new_nodes_and_many_that_began_apart_from_them_become_one_within_a_minute() {
+    for seed in 0..10 {
+        let mut net = Net::empty(200 + seed);
+        for n in 1..=40 {
+            let first = if n <= 5 { 1 } else { 6 };
+            net.start(n, (n != first).then_some(first));
+        }
+        let all_hear = |net: &mut Net| {
+            (2..=5).for_each(|n| net.exchange(1, n));
+            (7..=40).for_each(|n| net.exchange(6, n));
+        };
+        net.run(secs(1) / 2);
+        all_hear(&mut net);
+        all_hear(&mut net);
+        net.run(secs(5));
+        assert_eq!((net.component(1), net.component(6)), (5, 35));
+        net.exchange(1, 6);
+        all_hear(&mut net);
+        net.run(secs(54));
+        assert_eq!((net.component(1), net.component(6)), (40, 40), "seed {seed}");
+    }
+}
+
 #[test]
 fn a_node_that_starts_is_known_by_its_first_announcement_to_all_that_were_there() {
     let net = Net::of(20, 1);
