@@ -67,6 +67,7 @@ mod entry;
 mod graves;
 mod limits;
 mod places;
+mod relayable;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -77,6 +78,7 @@ pub use entry::{Entry, Told, Weight};
 use graves::{Grave, Graves};
 pub use limits::{CatalogLimitError, CatalogLimits};
 use places::Places;
+pub(crate) use relayable::Relayable;
 use snapshot::Peer;
 pub use snapshot::Snapshot;
 

@@ -9,6 +9,9 @@
 //! listed, so that what is said grows with the difference and the number of turns with the logarithm of the catalog.
 //! (A. Meyer, *Range-Based Set Reconciliation*, SRDS 2023.)
 //!
+//! What is hashed of a record is a digest of its id and version that was made when it came in, so that an exchange goes through a
+//! catalog without a look at what lies all over the memory.
+//!
 //! Sums and tags are keyed by a [`Salt`] that is drawn for each exchange. Whoever makes up records has done so before the
 //! salt exists, so that it cannot make sums or tags collide; a chance collision hides one difference until the next
 //! exchange. A peer of the exchange knows the salt and can hide what it likes: from itself, as it could by silence.
@@ -68,20 +71,41 @@ impl Version {
     }
 }
 
-/// What an index is made of.
-pub(crate) trait Versioned {
-    /// The node.
-    fn id(&self) -> &IdBytes;
+/// What an index is made of: records in the order of their ids, one for each.
+pub(crate) trait Versions {
+    fn len(&self) -> usize;
 
-    /// Which of its records.
-    fn version(&self) -> Version;
+    /// Whose record is at a place.
+    fn id(&self, at: usize) -> Option<&IdBytes>;
+
+    /// Which of its records it is.
+    fn version(&self, at: usize) -> Option<Version>;
+
+    /// Both in one; `None` if nothing is said of it.
+    fn digest(&self, at: usize) -> Option<Digest>;
+}
+
+/// Whose record it is and which one, in 16 bytes: what is hashed in each exchange, made once for all. Nobody finds two that are the same but by
+/// 2^64 attempts, and none that is the same as another's at all.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Digest([u8; 16]);
+
+impl Digest {
+    pub(crate) fn of(id: &IdBytes, version: Version) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(id).update(&version.seq.get().to_le_bytes());
+        hasher.update(&[version.is_departure.into()]);
+        let mut digest = [0; 16];
+        digest.iter_mut().zip(hasher.finalize().as_bytes()).for_each(|(to, from)| *to = *from);
+        Self(digest)
+    }
 }
 
 /// One side's catalog in the order of ids, hashed with the salt of one exchange. Beside the items it takes 8 bytes for each.
 #[derive(Debug)]
 pub(crate) struct Index<T> {
     hasher: SipHasher13,
-    items: Vec<T>,
+    items: T,
     /// The sum of the hashes of the items before each; one more at the end.
     sums: Vec<u64>,
 }
@@ -95,16 +119,20 @@ pub(crate) struct Difference {
     pub(crate) theirs: Vec<usize>,
 }
 
-impl<T: Versioned> Index<T> {
-    /// The items must be in the order of their ids, one for each.
-    pub(crate) fn new(items: Vec<T>, salt: Salt) -> Self {
+impl<T: Versions> Index<T> {
+    pub(crate) fn new(items: T, salt: Salt) -> Self {
         let hasher = SipHasher13::new_with_key(salt.as_bytes());
-        debug_assert!(items.is_sorted_by(|one, other| one.id() < other.id()), "unordered");
-        let mut sums = Vec::with_capacity(items.len().saturating_add(1));
+        let len = items.len();
+        debug_assert!(
+            (0..len).is_sorted_by(|one, other| items.id(*one) < items.id(*other)),
+            "unordered"
+        );
+        let mut sums = Vec::with_capacity(len.saturating_add(1));
         let mut sum = 0_u64;
         sums.push(sum);
-        for item in &items {
-            sum = sum.wrapping_add(hash(item, &hasher));
+        for at in 0..len {
+            let hash = items.digest(at).map_or(0, |digest| hasher.hash(&digest.0));
+            sum = sum.wrapping_add(hash);
             sums.push(sum);
         }
         Self { hasher, items, sums }
@@ -114,19 +142,27 @@ impl<T: Versioned> Index<T> {
         self.items.len()
     }
 
-    /// What is at a place.
-    pub(crate) fn get(&self, at: usize) -> Option<&T> {
-        self.items.get(at)
+    pub(crate) const fn items(&self) -> &T {
+        &self.items
     }
 
     /// The place of an id.
     pub(crate) fn find(&self, id: &IdBytes) -> Option<usize> {
-        self.items.binary_search_by(|item| item.id().cmp(id)).ok()
+        Some(self.place(id)).filter(|at| self.items.id(*at) == Some(id))
     }
 
     /// The first place at or behind an id.
     pub(crate) fn place(&self, id: &IdBytes) -> usize {
-        self.items.partition_point(|item| item.id() < id)
+        let mut span = 0..self.len();
+        while !span.is_empty() {
+            let middle = span.start.midpoint(span.end);
+            if self.items.id(middle) < Some(id) {
+                span.start = middle.saturating_add(1);
+            } else {
+                span.end = middle;
+            }
+        }
+        span.start
     }
 
     fn span(&self, from: &IdBytes, upper: &Bound) -> Span<usize> {
@@ -186,15 +222,17 @@ impl<T: Versioned> Index<T> {
     }
 
     fn list(&self, span: Span<usize>, listed: &mut Vec<usize>) -> Said {
-        let items = self.items.get(span.clone()).unwrap_or_default();
-        listed.extend(span);
-        let list = |item: &T| Listed { tag: self.tag(item), version: item.version() };
-        Said::List(items.iter().map(list).collect())
+        let list = span.filter(|at| self.items.digest(*at).is_some()).filter_map(|at| {
+            let item = Listed { tag: self.tag(at)?, version: self.items.version(at)? };
+            listed.push(at);
+            Some(item)
+        });
+        Said::List(list.collect())
     }
 
     /// The shortest bound between an item and the one before.
     fn border(&self, at: usize) -> Bound {
-        let id = |at: usize| self.get(at).map(T::id);
+        let id = |at| self.items.id(at);
         let (Some(before), Some(here)) = (at.checked_sub(1).and_then(id), id(at)) else {
             return Bound::End;
         };
@@ -210,22 +248,21 @@ impl<T: Versioned> Index<T> {
 
     /// What a list that came for a range says. If one tag occurs twice, the first counts for all of ours with that tag.
     pub(crate) fn compare(&self, from: &IdBytes, upper: &Bound, list: &[Listed]) -> Difference {
-        let span = self.span(from, upper);
-        if list.is_empty() {
-            return Difference { ours: span.collect(), theirs: Vec::new() };
-        }
         let mut tags = BTreeMap::new();
         for (at, listed) in list.iter().enumerate() {
             tags.entry(listed.tag).or_insert((at, listed.version, false));
         }
         let mut difference = Difference::default();
-        for (at, item) in span.clone().zip(self.items.get(span).unwrap_or_default()) {
-            let Some((_, version, is_settled)) = tags.get_mut(&self.tag(item)) else {
+        for at in self.span(from, upper) {
+            let ours = self.items.digest(at).and(self.items.version(at));
+            let Some(ours) = ours else { continue };
+            let listed = self.tag(at).and_then(|tag| tags.get_mut(&tag));
+            let Some((_, version, is_settled)) = listed else {
                 difference.ours.push(at);
                 continue;
             };
-            *is_settled |= *version <= item.version();
-            if *version < item.version() {
+            *is_settled |= *version <= ours;
+            if *version < ours {
                 difference.ours.push(at);
             }
         }
@@ -235,22 +272,9 @@ impl<T: Versioned> Index<T> {
         difference
     }
 
-    fn tag(&self, item: &T) -> Tag {
-        Tag::from_hash(self.hasher.hash(item.id()))
+    fn tag(&self, at: usize) -> Option<Tag> {
+        self.items.id(at).map(|id| Tag::from_hash(self.hasher.hash(id)))
     }
-}
-
-fn hash(item: &impl Versioned, hasher: &SipHasher13) -> u64 {
-    let mut bytes = [0; 41];
-    if let Some((start, rest)) = bytes.split_first_chunk_mut() {
-        *start = *item.id();
-        if let Some((seq, rest)) = rest.split_first_chunk_mut() {
-            let version = item.version();
-            *seq = version.seq.get().to_le_bytes();
-            rest.fill(version.is_departure.into());
-        }
-    }
-    hasher.hash(&bytes)
 }
 
 #[cfg(test)]
@@ -259,13 +283,25 @@ mod tests {
 
     use super::*;
 
-    impl Versioned for (EndpointId, Version) {
-        fn id(&self) -> &IdBytes {
-            self.0.as_bytes()
+    /// With whether anything is said of it.
+    type Items = Vec<(EndpointId, Version, bool)>;
+
+    impl Versions for Items {
+        fn len(&self) -> usize {
+            self.len()
         }
 
-        fn version(&self) -> Version {
-            self.1
+        fn id(&self, at: usize) -> Option<&IdBytes> {
+            self.get(at).map(|(id, _, _)| id.as_bytes())
+        }
+
+        fn version(&self, at: usize) -> Option<Version> {
+            self.get(at).map(|(_, version, _)| *version)
+        }
+
+        fn digest(&self, at: usize) -> Option<Digest> {
+            let (id, version, is_said) = self.get(at)?;
+            is_said.then(|| Digest::of(id.as_bytes(), *version))
         }
     }
 
@@ -284,20 +320,21 @@ mod tests {
         Version { seq: Seq::new(seq), is_departure: false }
     }
 
-    fn index(
-        items: impl IntoIterator<Item = (u32, Version)>,
-        salt: Salt,
-    ) -> Index<(EndpointId, Version)> {
-        let mut items: Vec<_> = items.into_iter().map(|(n, version)| (id(n), version)).collect();
+    fn index(items: impl IntoIterator<Item = (u32, Version)>, salt: Salt) -> Index<Items> {
+        let items = items.into_iter().map(|(n, version)| (id(n), version, true));
+        sorted(items.collect(), salt)
+    }
+
+    fn sorted(mut items: Items, salt: Salt) -> Index<Items> {
         items.sort();
         Index::new(items, salt)
     }
 
-    fn all(count: u32) -> Index<(EndpointId, Version)> {
+    fn all(count: u32) -> Index<Items> {
         index((0..count).map(|n| (n, present(7))), SALT)
     }
 
-    fn total(index: &Index<(EndpointId, Version)>) -> u64 {
+    fn total(index: &Index<Items>) -> u64 {
         index.sum(&(0..index.len()))
     }
 
@@ -324,11 +361,25 @@ mod tests {
         }
     }
 
+    /// As `docs/wire.md` has it.
+    const DIGEST: &str = "c9caa21214cc9d89df4ed8701fed46fe";
+
+    #[test]
+    fn the_documented_record_has_exactly_this_sum_and_this_tag() {
+        let id = EndpointId::from_bytes(&[0x66; 32]).unwrap();
+        let version = Version { is_departure: true, ..present(300) };
+        let index = sorted(vec![(id, version, true)], SALT);
+        let digest = index.items.digest(0).unwrap();
+        assert_eq!(digest.0.map(|byte| format!("{byte:02x}")).concat(), DIGEST);
+        assert_eq!(total(&index), 0x8a13_1f95_dc04_cf0f);
+        assert_eq!(index.tag(0), Some(Tag::from_hash(0x5d13_4fec << 33)));
+    }
+
     #[test]
     fn the_tag_of_an_id_is_another_in_each_exchange() {
         let tag = |salt| {
             let index = index([(1, present(1))], salt);
-            index.tag(&index.items[0])
+            index.tag(0)
         };
         assert_ne!(tag(SALT), tag(Salt::from_bytes([2; 16])));
     }
@@ -366,18 +417,46 @@ mod tests {
     }
 
     #[test]
+    fn of_some_nothing_is_said_wherever_they_lie() {
+        for count in [1, 5, 100, 1000] {
+            let is_said = |n: &u32| n % 3 == 1;
+            let some = (0..count).map(|n| (id(n), present(7), is_said(&n)));
+            let some = sorted(some.collect(), SALT);
+            let rest = index((0..count).filter(is_said).map(|n| (n, present(7))), SALT);
+            let (ranges, listed) = some.describe(&FIRST, Bound::End, Some(some.len() / 2));
+            assert!(listed.iter().all(|at| some.items[*at].2));
+            let mut from = FIRST;
+            for range in ranges {
+                match range.said {
+                    Said::Sum(sum) => assert!(rest.agrees(&from, &range.upper, sum)),
+                    Said::List(list) => {
+                        let difference = rest.compare(&from, &range.upper, &list);
+                        assert!(difference.ours.is_empty() && difference.theirs.is_empty());
+                        let missed = some.compare(&from, &range.upper, &[]).ours;
+                        assert_eq!(missed.len(), list.len());
+                    }
+                    Said::Skip => panic!("{range:?}"),
+                }
+                if let Bound::At(upper) = range.upper {
+                    from = upper;
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_list_tells_what_either_side_lacks_or_has_older() {
         let ours = index([(1, present(1)), (2, present(5)), (3, present(3))], SALT);
         let theirs = index([(2, present(4)), (3, present(9)), (4, present(1))], SALT);
         let (ranges, listed) = theirs.describe(&FIRST, Bound::End, None);
         let [Range { said: Said::List(list), .. }] = &ranges[..] else { panic!("{ranges:?}") };
         let difference = ours.compare(&FIRST, &Bound::End, list);
-        let mut newer: Vec<_> = difference.ours.iter().map(|at| ours.get(*at).unwrap().0).collect();
+        let mut newer: Vec<_> = difference.ours.iter().map(|at| ours.items[*at].0).collect();
         newer.sort();
         let mut expected = vec![id(1), id(2)];
         expected.sort();
         assert_eq!(newer, expected);
-        let wanted = difference.theirs.iter().map(|at| theirs.get(listed[*at]).unwrap().0);
+        let wanted = difference.theirs.iter().map(|at| theirs.items[listed[*at]].0);
         let mut wanted: Vec<_> = wanted.collect();
         wanted.sort();
         let mut expected = vec![id(3), id(4)];

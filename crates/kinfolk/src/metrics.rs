@@ -184,6 +184,7 @@ impl Counters {
         manager_queue: usize,
         discovery: DiscoveryMetrics,
         addresses: AddressMetrics,
+        subscriptions_asking: usize,
     ) -> Metrics {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut rare: BTreeMap<Family, BTreeMap<&'static str, u64>> = BTreeMap::new();
@@ -237,6 +238,7 @@ impl Counters {
             restarts: family(Family::Restarted),
             panics: family(Family::Panicked),
             streams: StreamMetrics {
+                subscriptions_asking,
                 subscriptions_refused: family(Family::SubscriptionRefused),
                 subscriptions_ended: family(Family::SubscriptionEnded),
                 renewals_ignored: family(Family::RenewalIgnored),
@@ -308,6 +310,8 @@ pub struct Metrics {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamMetrics {
+    /// Peers that have asked to subscribe to a producer of this node and have no answer yet (gauge).
+    pub subscriptions_asking: usize,
     /// Subscriptions to producers of this node that were refused, by reason; `restarting` are those that the end of a producer's
     /// actor left without an answer.
     pub subscriptions_refused: BTreeMap<&'static str, u64>,
@@ -469,7 +473,7 @@ mod tests {
 
     pub(super) fn snapshot(counters: &Counters) -> Metrics {
         let addresses = AddressMetrics::default();
-        counters.snapshot(&Totals::default(), 0, DiscoveryMetrics::default(), addresses)
+        counters.snapshot(&Totals::default(), 0, DiscoveryMetrics::default(), addresses, 0)
     }
 
     #[test]

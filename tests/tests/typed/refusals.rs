@@ -38,6 +38,11 @@ async fn refused(node: &Node) -> u64 {
     node.metrics().await.expect("it is up").streams.subscriptions_refused.values().sum()
 }
 
+/// Peers that wait for a producer's answer.
+async fn waiting(node: &Node) -> usize {
+    node.metrics().await.expect("it is up").streams.subscriptions_asking
+}
+
 /// Streams of peers that are being served by the node's part for subscriptions, and streams of peers in all.
 async fn served(node: &Node) -> (usize, usize) {
     let metrics = node.metrics().await.expect("it is up");
@@ -123,7 +128,7 @@ async fn asks_too_soon(
     let producer = producer(&node).await;
     within(SOON, "the start", faults.struck(Point::ProducerPreStart)).await;
     let streams = cheat.asks(&[subscribe(1)]).await;
-    eventually(SOON, "it waits", async || served(&node).await.0 == 1).await;
+    eventually(SOON, "it waits", async || waiting(&node).await == 1).await;
     (node, producer, cheat, streams)
 }
 

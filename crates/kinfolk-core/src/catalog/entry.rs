@@ -1,13 +1,11 @@
 //! One record in the catalog, and what this node knows about it by itself.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use iroh_base::{EndpointAddr, EndpointId, TransportAddr};
 
 use super::contract::Sighting;
 use crate::liveness::Liveness;
-use crate::reconcile::{Version, Versioned};
 use crate::record::{Reach, Record};
 
 /// A record with the time that it came in: how old it is goes on by the monotonic clock of this node alone.
@@ -261,17 +259,6 @@ impl Entry {
     /// Forgets all failed contacts.
     pub(super) fn restore(&mut self) {
         self.liveness = None;
-    }
-}
-
-/// For the machine that compares catalogs: which record of whom.
-impl Versioned for Arc<Entry> {
-    fn id(&self) -> &[u8; 32] {
-        self.told.record.id_bytes()
-    }
-
-    fn version(&self) -> Version {
-        Version::of(&self.told.record)
     }
 }
 

@@ -9,6 +9,7 @@ use iroh_base::EndpointId;
 
 use super::entry::{Entry, Told};
 use super::tree::{Item, Tree};
+use crate::reconcile::{Digest, Version};
 use crate::record::{Offer, Record, Topic};
 
 /// The bytes of an id: a key that has a smallest and a largest value.
@@ -48,11 +49,23 @@ pub(super) struct Peer {
     /// Its place in the catalog's [`Places`](super::places::Places), if it has one.
     pub(super) place: u32,
     pub(super) entry: Arc<Entry>,
+    /// What an exchange says of it, and until when it says anything. They lie here so that whoever goes through a whole catalog has no
+    /// look at the records, which lie all over the memory.
+    digest: Digest,
+    until: Instant,
 }
 
 impl Peer {
     pub(super) fn new(place: u32, entry: Arc<Entry>) -> Self {
-        Self { prefix: Prefix::of(entry.record().id_bytes()), place, entry }
+        let (record, until) = (entry.record(), entry.told().ends());
+        let prefix = Prefix::of(record.id_bytes());
+        let digest = Digest::of(record.id_bytes(), Version::of(record));
+        Self { prefix, place, digest, until, entry }
+    }
+
+    /// What an exchange says of it at this time, if anybody would still take its record.
+    pub(super) fn digest(&self, now: Instant) -> Option<Digest> {
+        (now < self.until).then_some(self.digest)
     }
 }
 
@@ -164,29 +177,6 @@ impl Snapshot {
             .map(|entry| entry.told())
             .filter(move |told| told.is_relayable(now))
             .map(move |told| (told.record(), told.age(now)))
-    }
-
-    /// What can be passed on, in the order of ids.
-    pub(crate) fn relayed(&self, now: Instant) -> Vec<Arc<Entry>> {
-        let is_relayed = |entry: &&Arc<Entry>| entry.told().is_relayable(now);
-        let mut others: Vec<_> = self.departures.iter().map(|peer| &peer.entry).collect();
-        others.extend(&self.own);
-        others.sort_by(|one, other| one.record().id_bytes().cmp(other.record().id_bytes()));
-        // In two passes: the way through a tree is a chain of looks into memory that wait for each other, those at the
-        // records do not. And the peers are in order already, so that only where the others belong has to be found.
-        let peers: Vec<_> = self.peers.iter().map(|peer| &peer.entry).collect();
-        let mut peers = &peers[..];
-        let mut relayed = Vec::with_capacity(peers.len().saturating_add(others.len()));
-        for other in others {
-            let id = other.record().id_bytes();
-            let before = peers.partition_point(|entry| entry.record().id_bytes() < id);
-            let (first, rest) = peers.split_at_checked(before).unwrap_or((peers, &[]));
-            relayed.extend(first.iter().copied().filter(is_relayed).cloned());
-            relayed.extend(Some(other).filter(is_relayed).cloned());
-            peers = rest;
-        }
-        relayed.extend(peers.iter().copied().filter(is_relayed).cloned());
-        relayed
     }
 
     /// What can be passed on about one node, with its age.

@@ -44,6 +44,24 @@ enum Node<T: Item> {
     Inner(Vec<Child<T>>),
 }
 
+/// Items that lie side by side in a tree, as they were: who has it has not copied them, and keeps the tree from changing them.
+#[derive(Debug)]
+pub(super) struct Leaf<T: Item>(Arc<Node<T>>);
+
+impl<T: Item> Leaf<T> {
+    /// A leaf of no tree.
+    pub(super) fn of(items: Vec<T>) -> Self {
+        Self(Arc::new(Node::Leaf(items)))
+    }
+
+    pub(super) fn items(&self) -> &[T] {
+        match &*self.0 {
+            Node::Leaf(items) => items,
+            Node::Inner(_) => &[],
+        }
+    }
+}
+
 /// A part of the tree. Its keys are at least `from`, unless it is the first of all, and less than the next one's.
 #[derive(Debug, Clone)]
 struct Child<T: Item> {
@@ -128,6 +146,13 @@ impl<T: Item> Tree<T> {
         let mut iter = Iter { above: Vec::new(), leaf: [].iter() };
         iter.descend(&self.root);
         iter
+    }
+
+    /// The parts that the items lie in, in order.
+    pub(super) fn leaves(&self) -> Vec<Leaf<T>> {
+        let mut leaves = Vec::new();
+        gather(&self.root, &mut leaves);
+        leaves
     }
 
     /// The items from this key on, in order.
@@ -222,6 +247,14 @@ impl<T: Item> Node<T> {
             // All leaves are at the same depth.
             _ => {}
         }
+    }
+}
+
+/// Adds the leaves below a node.
+fn gather<T: Item>(node: &Arc<Node<T>>, leaves: &mut Vec<Leaf<T>>) {
+    match &**node {
+        Node::Leaf(_) => leaves.push(Leaf(node.clone())),
+        Node::Inner(children) => children.iter().for_each(|child| gather(&child.node, leaves)),
     }
 }
 
@@ -353,6 +386,7 @@ mod tests {
         tree.root.check(None, None);
         assert_eq!(tree.len(), model.len());
         assert!(tree.iter().map(|pair| (&pair.0, &pair.1)).eq(model));
+        assert!(tree.iter().eq(tree.leaves().iter().flat_map(Leaf::items)));
     }
 
     proptest! {

@@ -4,11 +4,10 @@
 //! peer's message means. It knows nothing of turns, bytes in all, or time.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::contract::ExchangeError;
-use crate::catalog::{Entry, Snapshot};
+use crate::catalog::{Relayable, Snapshot};
 use crate::reconcile::{Index, Salt};
 use crate::record::Record;
 use crate::wire::exchange::{
@@ -33,7 +32,7 @@ enum Standing {
 #[derive(Debug)]
 pub(super) struct Ledger {
     /// What this side knew when the exchange began.
-    index: Index<Arc<Entry>>,
+    index: Index<Relayable>,
     /// Whose ids are asked about first, and whose records are sent first.
     place: IdBytes,
     /// The place of the own record.
@@ -55,7 +54,7 @@ pub(super) struct Ledger {
 
 impl Ledger {
     pub(super) fn new(snapshot: &Snapshot, salt: Salt, now: Instant) -> Self {
-        let index = Index::new(snapshot.relayed(now), salt);
+        let index = Index::new(Relayable::of(snapshot, now), salt);
         let own = snapshot.own().and_then(|own| index.find(own.record().id_bytes()));
         let place = salt.place();
         Self {
@@ -206,7 +205,7 @@ impl Ledger {
         while turn.records.len() < RECORDS_MAX
             && let Some(at) = self.next()
         {
-            let told = self.index.get(at).map(|entry| entry.told());
+            let told = self.index.items().entry(at).map(|entry| entry.told());
             // Its time may be over meanwhile.
             if let Some(told) = told.filter(|told| told.is_relayable(now)) {
                 let relayed = Relayed::new(told.age(now), told.record().bytes());

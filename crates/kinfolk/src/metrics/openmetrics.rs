@@ -87,6 +87,11 @@ impl Metrics {
             "Peers that announcements are exchanged with.",
             discovery.neighbours,
         );
+        text.gauge(
+            "subscriptions_asking",
+            "Peers that have asked to subscribe to a producer and have no answer yet.",
+            self.streams.subscriptions_asking,
+        );
         text.counter(
             "store_failures",
             "Times that something could not be saved in the state directory.",

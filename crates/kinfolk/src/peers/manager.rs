@@ -333,8 +333,9 @@ impl PeerManagerState {
                 let depth = self.depth.load(Ordering::Relaxed);
                 let discovery = self.context.discovery_metrics();
                 let addresses = AddressMetrics::of(&lock(&self.context.retained).book);
+                let asking = self.context.streams.asking();
                 let counters = &self.context.counters;
-                let _ = reply.send(counters.snapshot(&totals, depth, discovery, addresses));
+                let _ = reply.send(counters.snapshot(&totals, depth, discovery, addresses, asking));
             }
             M::Monitor(peer, reply) => {
                 let live = self.table.live(&peer).and_then(|id| self.sessions.get(&id));

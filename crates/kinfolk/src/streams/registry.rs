@@ -50,6 +50,11 @@ impl Registry {
         lock(&self.producers).values().cloned().collect()
     }
 
+    /// Peers that ask to subscribe and have no answer yet.
+    pub(crate) fn asking(&self) -> usize {
+        lock(&self.producers).values().map(|outlet| outlet.asking()).sum()
+    }
+
     pub(crate) fn consumers(&self) -> Vec<Arc<Inlet>> {
         lock(&self.consumers).values().cloned().collect()
     }

@@ -49,7 +49,7 @@ async fn next(mdns: &mut Mdns) -> EndpointAddr {
 fn metrics(context: &Context) -> Metrics {
     let (totals, discovery, addresses) =
         (Totals::default(), DiscoveryMetrics::default(), AddressMetrics::default());
-    context.counters.snapshot(&totals, 0, discovery, addresses)
+    context.counters.snapshot(&totals, 0, discovery, addresses, 0)
 }
 
 /// Sockets of this namespace on the port of mDNS.

@@ -82,6 +82,7 @@ pub(crate) struct Outlet {
     actor: watch::Sender<Option<ActorRef<ProducerMessage>>>,
     /// Places of those that ask to subscribe and have no answer yet: its actor's mailbox has no bound of its own.
     asking: Arc<Semaphore>,
+    asking_max: usize,
     subscribers: watch::Sender<BTreeMap<SubscriberId, Subscribed>>,
     datagrams: Mutex<BTreeMap<SubscriberId, Datagrams>>,
     /// The lines of those who have got everything, and whose feeds wait for more.
@@ -135,7 +136,8 @@ pub(crate) enum NotSent {
 }
 
 impl Outlet {
-    pub(crate) fn new(terms: Terms, fanout: Fanout, asking: usize) -> Self {
+    pub(crate) fn new(terms: Terms, fanout: Fanout, asking_max: usize) -> Self {
+        let asking_max = asking_max.min(Semaphore::MAX_PERMITS);
         let patience = Patience::new(terms.patience);
         Self {
             terms,
@@ -150,7 +152,8 @@ impl Outlet {
             has_ended: AtomicBool::new(false),
             end: watch::Sender::new(None),
             actor: watch::Sender::new(None),
-            asking: Arc::new(Semaphore::new(asking.min(Semaphore::MAX_PERMITS))),
+            asking: Arc::new(Semaphore::new(asking_max)),
+            asking_max,
             subscribers: watch::Sender::new(BTreeMap::new()),
             datagrams: Mutex::new(BTreeMap::new()),
             resting: Mutex::new(Vec::new()),
@@ -403,6 +406,11 @@ impl Outlet {
     /// A place among those that ask, if there is one.
     pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.asking).try_acquire_owned().ok()
+    }
+
+    /// How many have such a place.
+    pub(crate) fn asking(&self) -> usize {
+        self.asking_max.saturating_sub(self.asking.available_permits())
     }
 
     /// Waits until the actor is up. False if the producer ends first, after which none may come. Cancel safe.
