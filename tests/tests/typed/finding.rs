@@ -1,17 +1,20 @@
 //! Who is subscribed to whom: consumers follow the catalog, producers say that they are there and that they are not.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use kinfolk::{
     AppendError, FeedEnd, NodeEvent, Offer, ProducerError, Received, SendError, SourceState,
     StreamName,
 };
 use kinfolk_tests::support::events::EventLog;
+use kinfolk_tests::support::impair::{Condition, Direction};
+use kinfolk_tests::support::node::{live, relay};
 use kinfolk_tests::support::wait::{eventually, within};
 
 use crate::scene::{
-    SOON, TICKS, Tick, alone, consumer, exactly, from, is_over, item, online, over, pair, produced,
-    producer, receives, send, source, subscribed, tick,
+    SOON, TICKS, Tick, alone, consumer, discovering, exactly, from, is_over, item, meet, narrow,
+    online, over, pair, produced, producer, receives, send, source, subscribed, tick,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,6 +48,36 @@ async fn a_consumer_finds_all_producers_and_gets_from_each_what_it_sent_in_its_o
     }
     assert_eq!(next.into_values().collect::<Vec<_>>(), [500; 3]);
     over(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_item_on_a_live_session_takes_one_round_trip() {
+    let mut limits = narrow();
+    (limits.idle_timeout, limits.header_deadline) = (SOON, SOON);
+    let node = |key| discovering(key).limits(limits.clone()).spawn();
+    let (alice, bob) = (node(1).await.expect("it starts"), node(2).await.expect("it starts"));
+    let network = relay(1, &alice, &bob);
+    let producer = produced(alice.producer(TICKS).replay_last(1)).await;
+    send(&producer, 0..1).await;
+    let _held = bob.hold(alice.id());
+    let offer = Offer::stream(&StreamName::new(TICKS).expect("a name"));
+    meet(&alice, &bob).await;
+    eventually(SOON, "its offer is known", async || {
+        bob.catalog().with_offer(&offer).next().is_some()
+    })
+    .await;
+    live(&bob, alice.id()).await;
+    // What the producer says is under way for so long, and after the wish nothing more gets through to it.
+    let delay = Duration::from_secs(5);
+    network.set(Direction::AToB, Condition::delayed(delay));
+    let wished = Instant::now();
+    let mut consumer = consumer(&bob).await;
+    subscribed(&producer, 1).await;
+    assert!(wished.elapsed() < delay, "the wish was to wait for no answer");
+    network.blackhole(Direction::BToA, true);
+    receives(&mut consumer, 0..1).await;
+    network.set(Direction::Both, Condition::default());
+    over([alice, bob]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
