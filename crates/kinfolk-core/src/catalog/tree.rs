@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use std::slice;
 use std::sync::Arc;
 
-/// Items of a leaf, and children of an inner node, at most: a change that copies a leaf then copies at most one KiB.
+/// Items of a leaf, and children of an inner node, at most: a change that copies a leaf then copies at most four KiB.
 const FULL: usize = 64;
 
 /// A node with fewer is merged with a neighbour if both together leave room for more.
