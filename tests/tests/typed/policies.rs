@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use kinfolk::{FeedEnd, NodeEvent, Producer, Received, StreamEnd, WhenFull};
 use kinfolk_tests::support::events::EventLog;
-use kinfolk_tests::support::wait::{eventually, within};
+use kinfolk_tests::support::wait::within;
 
 use crate::scene::{
     SOON, Tick, consumer, fill, from, kibi, next, over, pair, produced, receives, small, source,
