@@ -33,7 +33,7 @@
 //! | messages of each side | [`TURNS_MAX`], of which the last asks nothing | cut |
 //! | bytes that a side sends | what it may, [`ExchangeLimits::bytes`], or what the peer said that it accepts if that is less | cut; the peer's fault if it sends more |
 //! | records | each of ours is sent once, whatever is asked; one that comes lies in a range that we listed or wanted something of | the peer's fault |
-//! | memory | some 17 bytes per record of the snapshot, which all stay in memory for as long as it goes on, and at most 4 MiB for ranges that a hostile peer speaks of | |
+//! | memory | some 17 bytes per record of the snapshot, which all stay in memory for as long as it goes on, 56 bytes for each in a leaf of the catalog that changes meanwhile, and at most 4 MiB for ranges that a hostile peer speaks of | |
 //! | silence, the whole | [`ExchangeLimits::silence`], [`ExchangeLimits::deadline`] | over |
 //!
 //! An exchange that is cut is no failure: what was transferred is, and the next goes on with what still differs. A record that

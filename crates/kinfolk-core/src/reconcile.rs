@@ -424,6 +424,12 @@ mod tests {
             let some = sorted(some.collect(), SALT);
             let rest = index((0..count).filter(is_said).map(|n| (n, present(7))), SALT);
             let (ranges, listed) = some.describe(&FIRST, Bound::End, Some(some.len() / 2));
+            let lists = ranges.iter().filter_map(|range| match &range.said {
+                Said::List(list) => Some(list),
+                _ => None,
+            });
+            let tags: Vec<_> = lists.flatten().map(|listed| Some(listed.tag)).collect();
+            assert_eq!(listed.iter().map(|at| some.tag(*at)).collect::<Vec<_>>(), tags);
             assert!(listed.iter().all(|at| some.items[*at].2));
             let mut from = FIRST;
             for range in ranges {

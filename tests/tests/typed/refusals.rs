@@ -38,9 +38,12 @@ async fn refused(node: &Node) -> u64 {
     node.metrics().await.expect("it is up").streams.subscriptions_refused.values().sum()
 }
 
-/// Peers that wait for a producer's answer.
-async fn waiting(node: &Node) -> usize {
-    node.metrics().await.expect("it is up").streams.subscriptions_asking
+/// Waits until a peer waits for a producer's answer.
+async fn waits(node: &Node) {
+    eventually(SOON, "somebody waits", async || {
+        node.metrics().await.expect("it is up").streams.subscriptions_asking == 1
+    })
+    .await;
 }
 
 /// Streams of peers that are being served by the node's part for subscriptions, and streams of peers in all.
@@ -128,13 +131,13 @@ async fn asks_too_soon(
     let producer = producer(&node).await;
     within(SOON, "the start", faults.struck(Point::ProducerPreStart)).await;
     let streams = cheat.asks(&[subscribe(1)]).await;
-    eventually(SOON, "it waits", async || waiting(&node).await == 1).await;
     (node, producer, cheat, streams)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_while_the_producer_is_being_started_is_served_as_soon_as_it_is() {
     let (node, producer, _cheat, (_send, mut receive)) = asks_too_soon(SOON).await;
+    waits(&node).await;
     let answer = answered(&mut receive).await;
     assert!(matches!(answer, Answered::Accepted(_)), "{answer:?}");
     subscribed(&producer, 1).await;
@@ -154,6 +157,7 @@ async fn who_asks_a_producer_that_does_not_start_in_time_is_told_to_come_again()
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_a_producer_that_ends_before_it_has_started_is_told_so() {
     let (node, producer, _cheat, (_send, mut receive)) = asks_too_soon(SOON).await;
+    waits(&node).await;
     within(SOON, "the end", producer.finish()).await;
     assert_eq!(answered(&mut receive).await, Answered::Refused(Refusal::Ended));
     assert_eq!(refused(&node).await, 1);
