@@ -354,7 +354,7 @@ impl Catalog {
             entry.set_proven(old.entry.is_proven());
             entry.set_backed(is_backed);
             let entry = Arc::new(entry);
-            self.replace(&old, entry.clone());
+            self.replace(&old, Peer::new(old.place, entry.clone()));
             out.push(Output::Updated(entry));
             return Ok(());
         }
@@ -504,14 +504,13 @@ impl Catalog {
         let Some(old) = self.known.peers.get(peer.as_bytes()).cloned() else { return };
         let mut entry = Entry::clone(&old.entry);
         change(&mut entry);
-        self.replace(&old, Arc::new(entry));
+        self.replace(&old, old.with(Arc::new(entry)));
     }
 
-    /// Puts an entry in the place of the old one of the same peer.
-    fn replace(&mut self, old: &Peer, entry: Arc<Entry>) {
-        let peer = Peer::new(old.place, entry.clone());
+    /// Puts what is known of a peer now in the place of what was.
+    fn replace(&mut self, old: &Peer, peer: Peer) {
         self.unlist(old);
-        self.places.replace(old.place, entry);
+        self.places.replace(old.place, peer.entry.clone());
         self.list(&peer);
         self.known.replace(&old.entry, peer);
     }

@@ -38,10 +38,10 @@ async fn refused(node: &Node) -> u64 {
     node.metrics().await.expect("it is up").streams.subscriptions_refused.values().sum()
 }
 
-/// Waits until a peer waits for a producer's answer.
-async fn waits(node: &Node) {
-    eventually(SOON, "somebody waits", async || {
-        node.metrics().await.expect("it is up").streams.subscriptions_asking == 1
+/// Waits until so many peers wait for a producer's answer.
+async fn waits(node: &Node, peers: usize) {
+    eventually(SOON, "so many wait", async || {
+        node.metrics().await.expect("it is up").streams.subscriptions_asking == peers
     })
     .await;
 }
@@ -137,10 +137,11 @@ async fn asks_too_soon(
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_while_the_producer_is_being_started_is_served_as_soon_as_it_is() {
     let (node, producer, _cheat, (_send, mut receive)) = asks_too_soon(SOON).await;
-    waits(&node).await;
+    waits(&node, 1).await;
     let answer = answered(&mut receive).await;
     assert!(matches!(answer, Answered::Accepted(_)), "{answer:?}");
     subscribed(&producer, 1).await;
+    waits(&node, 0).await;
     assert_eq!(refused(&node).await, 0);
     over([node]).await;
 }
@@ -151,13 +152,14 @@ async fn who_asks_a_producer_that_does_not_start_in_time_is_told_to_come_again()
         asks_too_soon(Duration::from_millis(500)).await;
     assert_eq!(answered(&mut receive).await, Answered::Refused(Refusal::NoCapacity));
     assert_eq!(refused(&node).await, 1);
+    waits(&node, 0).await;
     over([node]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_a_producer_that_ends_before_it_has_started_is_told_so() {
     let (node, producer, _cheat, (_send, mut receive)) = asks_too_soon(SOON).await;
-    waits(&node).await;
+    waits(&node, 1).await;
     within(SOON, "the end", producer.finish()).await;
     assert_eq!(answered(&mut receive).await, Answered::Refused(Refusal::Ended));
     assert_eq!(refused(&node).await, 1);

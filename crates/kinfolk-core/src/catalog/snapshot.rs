@@ -63,6 +63,11 @@ impl Peer {
         Self { prefix, place, digest, until, entry }
     }
 
+    /// The same record, of which something else is known now.
+    pub(super) fn with(&self, entry: Arc<Entry>) -> Self {
+        Self { entry, ..self.clone() }
+    }
+
     /// What an exchange says of it at this time, if anybody would still take its record.
     pub(super) fn digest(&self, now: Instant) -> Option<Digest> {
         (now < self.until).then_some(self.digest)

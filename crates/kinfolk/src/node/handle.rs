@@ -505,6 +505,9 @@ impl Node {
 
     /// Exchanges catalogs with a peer now, and says what came of it. An exchange with it that the node has opened already is waited for
     /// instead. Cancel safe; the exchange goes on.
+    ///
+    /// A peer that there is no session with is dialled for it, each time anew: whoever exchanges often has a [`Node::hold`] on it, or is refused as busy by
+    /// the peer's limit of connections.
     pub async fn sync_with(&self, peer: impl Into<Peer>) -> Result<ExchangeReport, ExchangeError> {
         let peer = peer.into().name(&self.context).map_err(ExchangeError::Open)?;
         self.context.sync_with(peer).await
